@@ -1,10 +1,13 @@
-"""Integer activations: 4-bit codes (packed weights) are multiplied as bytes, not as floats.
+"""Integer activations: codes (packed weights) are multiplied as bytes, not as floats.
 
-The activations of a group become integers of up to `LARGEST`, in a unit of their group, each split
-into three base-128 limbs, called digits. One instruction multiplies 32 codes with 32 digits and
-adds pairs; with floats one multiplies eight, and two more make them from their codes.
-So a token's product takes two thirds of the instructions. Rounding is half a unit, 2.4e-7 of the
-group's largest activation; everything after it is exact until the group's sum becomes a float.
+The activations of a group become integers in a unit of their group, each split into two signed
+bytes, called digits. One instruction multiplies a vector of bytes with a vector of digits and adds
+adjacent products, where floats take a conversion and a multiplication for each quarter of it. So a
+token's product takes a third of the instructions, and waits for memory only.
+
+Rounding is half a unit: 1.6e-5 of the group's largest activation, a hundredth of bfloat16's. What
+follows is exact until a group's sum becomes a float: biases, too, are multiplied with the sums of
+the rounded activations.
 
 Where the format or the processor does not fit, `rows.py` multiplies floats. It also does so when
 four or more rows share the reading of weights, because those share the unpacking, too.
@@ -13,170 +16,323 @@ four or more rows share the reading of weights, because those share the unpackin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
-from .formats import ITEM_BYTES, Format
-from .processor import HAS_AVX2
-from .simd import F32, I8, I16, I32, Emitter, Value, constant, vector
-from .unpack import AHEAD, CACHE_LINE, Steps
+from .formats import ITEM_BYTES, UNIT, Format
+from .processor import HAS_AVX2, HAS_SDOT, HAS_VNNI, LANES
+from .simd import F32, I8, I16, I32, Emitter, Value, constant, start_function, vector
+from .unpack import AHEAD, CACHE_LINE, OFFSET, bytes_of
 
-BASE, BITS = 128, 7
-PLACES = (1 << 2 * BITS, 1 << BITS, 1)
-"""The digits' place values, the highest first; each fits 16 bits with its sign."""
-LARGEST = 126 * PLACES[0]
-"""The largest integer, so that the highest digit fits a signed byte."""
 TINY = 1e-30
 """A group whose activations are all smaller counts as zeros: its unit might underflow."""
-LANES = 8
-VALUES = 64
-"""Values of a group: the 4-bit codes in a vector of 32 bytes."""
-HALF = VALUES // 2
-"""Even codes of a group are in the lower halves of the bytes, odd codes in the upper halves."""
 TOGETHER = 2
-"""Groups per iteration of the unrolled loop; two rows of four no longer fit the registers."""
+"""Steps per iteration of the unrolled loop."""
+ROWS_AHEAD = 8
+"""Scales and biases are prefetched this many rows ahead."""
+PAIRS = {
+    4: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
+    8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+}
+"""Without VNNI: products of bytes, adjacent ones added; the same of 16 bits. By 32-bit lanes."""
 
 
-def fits(form: Format, lanes: int) -> bool:
+def fits(form: Format) -> bool:
     """Whether products of few rows in this format use integer activations."""
-    packed = form.kind == "affine" and form.bits == 4 and form.group == VALUES
-    return packed and lanes == LANES and HAS_AVX2
+    if form.kind == "plain" or form.bits not in (2, 4, 8) or form.group * form.bits < 128:
+        return False
+    signed = form.bits < 8  # SDOT takes codes as signed bytes
+    return HAS_VNNI or HAS_AVX2 or (HAS_SDOT and signed)
 
 
-def units_of(emit: Emitter, sums: Value, groups: Value) -> Value:
-    """The address of the groups' units: after the groups' sums, which fill half of that memory."""
-    return emit.at(sums, emit.builder.shl(groups, emit.integer(2)))
+def digit_bits(form: Format) -> int:
+    """Bits of a digit. Without VNNI the sum of two products with codes of 8 bits must fit 16."""
+    return 8 if form.bits < 8 or HAS_VNNI else 7
 
 
-def split(part: Steps, value: Value, x: Value, out: Value, units: Value) -> None:
-    """Write the digits of a group of x at `out`, [3 digits, even or odd, 32 bytes], and its unit.
+def largest(form: Format) -> int:
+    """The largest integer: that of two digits, the lower one from −2^(bits − 1)."""
+    half = 1 << digit_bits(form) - 1
+    return (half - (half == 128)) * 2 * half + half - 1
 
-    They take 192 of the 256 bytes of the group's floats.
+
+@dataclass(frozen=True)
+class Part:
+    """A row's steps of one size: whole groups, and whole vectors of packed codes."""
+
+    emit: Emitter
+    form: Format
+    lanes: int
+    first: Value
+    count: Value
+
+    @property
+    def per_byte(self) -> int:
+        """Vectors of codes in a vector of packed codes."""
+        return 8 // self.form.bits
+
+    @property
+    def values(self) -> int:
+        """Codes in a vector of packed codes."""
+        return 4 * self.lanes * self.per_byte
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of packed codes in a step."""
+        return max(1, self.form.group // self.values)
+
+    @property
+    def groups(self) -> int:
+        """Groups in a step."""
+        return max(1, self.values // self.form.group)
+
+
+def parts_of(emit: Emitter, form: Format, lanes: int, width: Value) -> list[Part]:
+    """The steps that cover a row of `width` values: wide ones, and single groups for the rest."""
+    builder, zero = emit.builder, emit.integer(0)
+    wide = Part(emit, form, lanes, zero, zero)
+    size = wide.vectors * wide.values
+    count = builder.udiv(width, emit.integer(size))
+    found = [Part(emit, form, lanes, zero, count)]
+    if wide.groups > 1:
+        done = builder.mul(count, emit.integer(size))
+        left = builder.udiv(builder.sub(width, done), emit.integer(form.group))
+        found.append(Part(emit, form, form.group * form.bits // 32, done, left))
+    return found
+
+
+def _units(emit: Emitter, out: Value, width: Value) -> Value:
+    """The address of the groups' units: after the digits, which fill half of that memory."""
+    return emit.at(out, emit.builder.shl(width, emit.integer(1)))
+
+
+def arrange(
+    emit: Emitter, form: Format, lanes: int, x: Value, width: Value, out: Value, sums: Value
+) -> None:
+    """Write the digits and units of x [width] at `out`, and the sum of each group at `sums`."""
+    builder, half = emit.builder, 0.5 if form.kind == "mxfp" else 1.0
+    units = _units(emit, out, width)
+    for part in parts_of(emit, form, lanes, width):
+        with emit.loop(builder.mul(part.count, emit.integer(part.groups))) as number:
+            first = builder.mul(number, emit.integer(form.group))
+            value = builder.add(part.first, first)
+            at = builder.udiv(value, emit.integer(form.group // 4))
+            source = emit.at(x, builder.shl(value, emit.integer(2)))
+            unit, total = _split_group(part, source, first, out)
+            emit.store(builder.fmul(unit, constant(half, F32, 1)), emit.at(units, at))
+            found = builder.fmul(unit, builder.sitofp(total, F32))
+            if form.kind == "mxfp":  # half, because the table's values are doubled
+                found = builder.fmul(found, constant(-OFFSET / 2, F32, 1))
+            emit.store(found, emit.at(sums, at))
+
+
+def _split_group(part: Part, source: Value, first: Value, out: Value) -> tuple[Value, Value]:
+    """Write the digits of the group at `source`, and return its unit and the sum of its integers.
+
+    Args:
+        first: the number of its first value in the part.
     """
-    emit, builder = part.emit, part.emit.builder
-    start = builder.shl(value, emit.integer(2))
-    source, target = emit.at(x, start), emit.at(out, start)
-    largest = _largest(emit, source)
-    some = builder.fcmp_ordered(">", largest, constant(TINY, F32, 1))
-    zero, most = constant(0.0, F32, 1), constant(float(LARGEST), F32, 1)
-    unit = builder.select(some, builder.fdiv(largest, most), zero)
-    scale = emit.splat(builder.select(some, builder.fdiv(most, largest), zero), LANES)
-    emit.store(unit, emit.at(units, builder.udiv(start, emit.integer(VALUES))))
-    with emit.loop(emit.integer(VALUES // LANES)) as iteration:
-        numbers = emit.load(emit.at(source, builder.shl(iteration, emit.integer(5))), F32, LANES)
+    emit, form, builder = part.emit, part.form, part.emit.builder
+    size = _largest_of(emit, source, form.group)
+    some = builder.fcmp_ordered(">", size, constant(TINY, F32, 1))
+    zero, most = constant(0.0, F32, 1), constant(float(largest(form)), F32, 1)
+    unit = builder.select(some, builder.fdiv(size, most), zero)
+    scale = emit.splat(builder.select(some, builder.fdiv(most, size), zero), UNIT)
+    total = emit.variable(vector(I32, UNIT), constant(0, I32, UNIT))
+    base = emit.at(out, builder.shl(part.first, emit.integer(1)))
+    inside, bits = emit.integer(part.values - 1), digit_bits(form)
+    with emit.loop(emit.integer(form.group // UNIT)) as iteration:
+        offset = builder.shl(iteration, emit.integer(5))
+        numbers = emit.load(emit.at(source, builder.shl(offset, emit.integer(2))), F32, UNIT)
         rounded = emit.call("llvm.nearbyint", builder.fmul(numbers, scale))
-        rest = builder.fptosi(rounded, vector(I32, LANES))
-        to = emit.at(target, builder.shl(iteration, emit.integer(2)))
-        for place in (2, 1, 0):
-            digit, rest = _digit(emit, rest) if place else (rest, rest)
-            for odd in (0, 1):
-                found = emit.shuffle(digit, digit, range(odd, LANES, 2))
-                small = builder.trunc(found, vector(I8, LANES // 2))
-                emit.store(small, emit.at(to, VALUES * place + HALF * odd), align=1)
+        whole = builder.fptosi(rounded, vector(I32, UNIT))
+        builder.store(builder.add(builder.load(total), whole), total)
+        value = builder.add(first, offset)
+        place = builder.and_(value, inside)
+        block = builder.shl(builder.sub(value, place), emit.integer(1))
+        target = emit.at(emit.at(base, block), builder.udiv(place, emit.integer(part.per_byte)))
+        half, mask = (constant(n, I32, UNIT) for n in (1 << bits - 1, (1 << bits) - 1))
+        low = builder.sub(builder.and_(builder.add(whole, half), mask), half)
+        high = builder.ashr(builder.sub(whole, low), constant(bits, I32, UNIT))
+        for digit, start in ((high, 0), (low, part.values)):
+            small = builder.trunc(digit, vector(I8, UNIT))
+            for code in range(part.per_byte):
+                found = emit.shuffle(small, small, range(code, UNIT, part.per_byte))
+                emit.store(found, emit.at(target, start + 4 * part.lanes * code), align=1)
+    return unit, _sum_of(emit, builder.load(total))
 
 
-def _largest(emit: Emitter, source: Value) -> Value:
-    """The largest absolute activation of a group."""
-    found = constant(0.0, F32, LANES)
-    for place in range(0, VALUES, LANES):
-        size = emit.call("llvm.fabs", emit.load(emit.at(source, 4 * place), F32, LANES))
+def _largest_of(emit: Emitter, source: Value, count: int) -> Value:
+    """The largest absolute value of float32 [count]."""
+    found = constant(0.0, F32, 16)
+    for place in range(0, count, 16):
+        size = emit.call("llvm.fabs", emit.load(emit.at(source, 4 * place), F32, 16))
         found = emit.call("llvm.maxnum", found, size)
-    for lanes in (4, 2, 1):
+    for lanes in (8, 4, 2, 1):
         halves = (emit.shuffle(found, found, range(i, i + lanes)) for i in (0, lanes))
         found = emit.call("llvm.maxnum", *halves)
     return emit.builder.extract_element(found, ir.Constant(I32, 0))
 
 
-def _digit(emit: Emitter, numbers: Value) -> tuple[Value, Value]:
-    """The lowest digit, from −64 to 63, and the higher rest."""
+def _sum_of(emit: Emitter, found: Value) -> Value:
+    """The sum of int32 [UNIT]."""
+    lanes = UNIT
+    while lanes > 1:
+        lanes //= 2
+        halves = (emit.shuffle(found, found, range(i, i + lanes)) for i in (0, lanes))
+        found = emit.builder.add(*halves)
+    return emit.builder.extract_element(found, ir.Constant(I32, 0))
+
+
+def block(module: Any, form: Format, lanes: int, tall: int) -> Any:
+    """A function that multiplies `tall` rows of weights at a time with rows of digits."""
+    name = f"integer_dots_{form.name}_{lanes}_{tall}"
+    if name in module.globals:
+        return module.globals[name]
+    emit, arguments = start_function(module, name, 16)
     builder = emit.builder
-    half, mask = constant(BASE // 2, I32, LANES), constant(BASE - 1, I32, LANES)
-    digit = builder.sub(builder.and_(builder.add(numbers, half), mask), half)
-    return digit, builder.ashr(builder.sub(numbers, digit), constant(BITS, I32, LANES))
-
-
-def scale_room(emit: Emitter, groups: Value) -> Value:
-    """Stack memory for a row's scales, as float32."""
-    place = emit.builder.alloca(F32, size=groups)
-    return emit.builder.ptrtoint(place, groups.type)
-
-
-def multiply(
-    part: Steps, ws: list[Value], ss: list[Value], x: Value, units: Value,
-    rooms: list[Value], sums: list[Value],
-) -> None:  # fmt: skip
-    """Add rows of codes × the digits at x, scaled, to the vectors `sums`; without biases."""
-    emit, builder = part.emit, part.emit.builder
-    for s, room in zip(ss, rooms, strict=True):
-        _scales(part, s, units, room)
-    left, first = part.count, emit.integer(0)
-    for wide in (TOGETHER, 1):
-        count = builder.udiv(left, emit.integer(wide))
-        with emit.loop(count) as iteration:
-            group = builder.add(first, builder.mul(iteration, emit.integer(wide)))
-            offset, scale = (builder.mul(group, emit.integer(each)) for each in (HALF, 4))
-            digits = emit.at(x, builder.mul(group, emit.integer(4 * VALUES)))
-            codes, scales = [emit.at(w, offset) for w in ws], [emit.at(at, scale) for at in rooms]
-            for row in codes:
-                for line in range(0, wide * HALF, CACHE_LINE):
-                    emit.prefetch(emit.at(row, AHEAD + line))
-            for place in range(wide):
-                at = emit.at(digits, 4 * VALUES * place)
-                for row, factors, total in zip(codes, scales, sums, strict=True):
-                    found = _product(emit, emit.at(row, HALF * place), at)
-                    factor = emit.load(emit.at(factors, 4 * place), F32, 1, align=4)
-                    more = emit.fma(found, emit.splat(factor, LANES), builder.load(total))
-                    builder.store(more, total)
-        done = builder.mul(count, emit.integer(wide))
-        left, first = builder.sub(left, done), builder.add(first, done)
-
-
-def _scales(part: Steps, s: Value, units: Value, room: Value) -> None:
-    """Write each group's scale × its unit at `room`."""
-    emit, builder = part.emit, part.emit.builder
-    left, first = part.count, emit.integer(0)
-    for wide in (LANES, 4, 1):
-        count = builder.udiv(left, emit.integer(wide))
-        with emit.loop(count) as iteration:
-            group = builder.add(first, builder.mul(iteration, emit.integer(wide)))
-            place = builder.mul(group, emit.integer(ITEM_BYTES[part.form.scale]))
-            offset = builder.shl(group, emit.integer(2))
-            scales = emit.floats(emit.at(s, place), part.form.scale, wide)
-            unit = emit.load(emit.at(units, offset), F32, wide, align=4)
-            emit.store(builder.fmul(scales, unit), emit.at(room, offset))
-        done = builder.mul(count, emit.integer(wide))
-        left, first = builder.sub(left, done), builder.add(first, done)
-
-
-def _product(emit: Emitter, codes: Value, digits: Value) -> Value:
-    """A group's codes × its digits: float32 [8], whose lanes are still to be summed."""
-    builder = emit.builder
-    packed = emit.load(codes, I8, HALF)
-    mask = constant(15, I8, HALF)
-    even = builder.and_(packed, mask)
-    pairs = builder.bitcast(packed, vector(I16, HALF // 2))
-    shifted = builder.lshr(pairs, constant(4, I16, HALF // 2))
-    odd = builder.and_(builder.bitcast(shifted, vector(I8, HALF)), mask)
-    total = None
-    for number, counts in enumerate(PLACES):
-        at = emit.at(digits, VALUES * number)
-        low, high = (
-            _call(emit, "ub.sw", I16, [each, emit.load(emit.at(at, HALF * place), I8, HALF)])
-            for place, each in enumerate((even, odd))
+    iterations, first, heights, w, w_stride, s, b, s_stride, _, *places = arguments
+    x, x_stride, sums, sums_stride, width, out, out_stride = places
+    groups = builder.udiv(width, emit.integer(form.group))
+    rooms = [builder.ptrtoint(builder.alloca(F32, size=groups), width.type) for _ in range(tall)]
+    parts = parts_of(emit, form, lanes, width)
+    with emit.loop(iterations) as row:
+        digits, ys, outs = (
+            emit.at(base, builder.mul(stride, row))
+            for base, stride in ((x, x_stride), (sums, sums_stride), (out, out_stride))
         )
-        weights = constant(counts, I16, HALF // 2)
-        found = _call(emit, "wd", I32, [builder.add(low, high), weights])
-        total = found if total is None else builder.add(total, found)
-    return builder.sitofp(total, vector(F32, LANES))
+        with emit.loop(heights) as up:
+            at = builder.add(first, up)
+            ws, ss, bs = (
+                emit.rows_at(base, stride, at, tall, heights)
+                for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
+            )
+            totals = [
+                emit.variable(vector(F32, lanes), constant(0.0, F32, lanes)) for _ in range(tall)
+            ]
+            ahead = builder.mul(s_stride, emit.integer(ROWS_AHEAD))
+            for start in (*ss, *bs):
+                emit.prefetch(emit.at(start, ahead))
+            units = _units(emit, digits, width)
+            for each in zip(ss, ss if form.kind == "mxfp" else bs, rooms, totals, strict=True):
+                _scale(emit, form, lanes, groups, units, ys, *each)
+            for part in parts:
+                _multiply(part, ws, rooms, digits, totals)
+            for place, total in enumerate(totals):
+                column = builder.add(at, builder.mul(heights, emit.integer(place)))
+                found = emit.total(builder.load(total), lanes)
+                emit.store(found, emit.at(outs, builder.shl(column, emit.integer(2))))
+    builder.ret_void()
+    return module.globals[name]
 
 
-def _call(emit: Emitter, name: str, element: ir.Type, values: Sequence[Value]) -> Value:
-    """Multiply vectors elementwise and add adjacent pairs, into elements twice as wide."""
-    kind = vector(element, values[0].type.count // 2)
-    function = cgutils.get_or_insert_function(
-        emit.builder.module,
-        ir.FunctionType(kind, [value.type for value in values]),
-        f"llvm.x86.avx2.pmadd.{name}",
-    )
-    return emit.builder.call(function, values)
+def _scale(
+    emit: Emitter, form: Format, lanes: int, groups: Value, units: Value, sums: Value,
+    s: Value, b: Value, room: Value, total: Value,
+) -> None:  # fmt: skip
+    """Write each group's scale × its unit at `room`, and add its bias × its sum to `total`."""
+    builder = emit.builder
+    for wide, group in emit.strides(groups, [n for n in (16, 8, 4, 1) if n <= lanes]):
+        place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
+        at = builder.shl(group, emit.integer(2))
+        scales, biases = (emit.floats(emit.at(of, place), form.scale, wide) for of in (s, b))
+        unit, factor = (emit.load(emit.at(of, at), F32, wide, align=4) for of in (units, sums))
+        emit.store(builder.fmul(scales, unit), emit.at(room, at))
+        emit.add_product(biases, factor, total, wide)
+
+
+def _multiply(
+    part: Part, ws: list[Value], rooms: list[Value], digits: Value, totals: list[Value]
+) -> None:
+    """Add a part of rows of codes × the digits, scaled, to the vectors `totals`."""
+    emit, builder, lanes = part.emit, part.emit.builder, part.lanes
+    nbytes, values = 4 * lanes * part.vectors, part.values * part.vectors
+    packed = builder.udiv(part.first, emit.integer(part.per_byte))
+    group = builder.udiv(part.first, emit.integer(part.form.group // 4))
+    ws, rooms = [emit.at(w, packed) for w in ws], [emit.at(room, group) for room in rooms]
+    digits = emit.at(digits, builder.shl(part.first, emit.integer(1)))
+    for wide, step in emit.strides(part.count, (TOGETHER, 1)):
+        codes = [emit.at(w, builder.mul(step, emit.integer(nbytes))) for w in ws]
+        scales = [emit.at(at, builder.mul(step, emit.integer(4 * part.groups))) for at in rooms]
+        at = emit.at(digits, builder.mul(step, emit.integer(2 * values)))
+        for row in codes:
+            for line in range(0, wide * nbytes, CACHE_LINE):
+                emit.prefetch(emit.at(row, AHEAD + line))
+        for place in range(wide):
+            for row, factors, total in zip(codes, scales, totals, strict=True):
+                found = None
+                for number in range(part.vectors):
+                    more = _product(
+                        part, emit.at(row, nbytes * place + 4 * lanes * number),
+                        emit.at(at, 2 * values * place + 2 * part.values * number),
+                    )  # fmt: skip
+                    found = more if found is None else builder.add(found, more)
+                factor = emit.load(emit.at(factors, 4 * part.groups * place), F32, part.groups, 4)
+                if part.groups == 1:
+                    factor = emit.splat(factor, lanes)
+                else:
+                    order = [lane * part.groups // lanes for lane in range(lanes)]
+                    factor = emit.shuffle(factor, factor, order)
+                emit.add_product(builder.sitofp(found, vector(F32, lanes)), factor, total, lanes)
+
+
+def _product(part: Part, packed: Value, digits: Value) -> Value:
+    """A vector of packed codes × their digits: int32 [lanes], still to be summed."""
+    emit, nbytes = part.emit, 4 * part.lanes
+    codes = bytes_of(emit, part.form, emit.load(packed, I8, nbytes))
+    places = [
+        [
+            emit.load(emit.at(digits, part.values * place + nbytes * code), I8, nbytes)
+            for code in range(part.per_byte)
+        ]
+        for place in range(2)
+    ]
+    return _sum_of_products(emit, codes, places, digit_bits(part.form))
+
+
+def _sum_of_products(
+    emit: Emitter, codes: Sequence[Value], places: Sequence[Sequence[Value]], bits: int
+) -> Value:
+    """Codes × digits of two places, the higher one first, added in each 32-bit lane."""
+    builder, count = emit.builder, codes[0].type.count
+    if count > 4 * WIDEST:
+        halves = []
+        for start in (0, count // 2):
+            order = range(start, start + count // 2)
+            cut = [[emit.shuffle(v, v, order) for v in vectors] for vectors in (codes, *places)]
+            halves.append(_sum_of_products(emit, cut[0], cut[1:], bits))
+        return emit.shuffle(halves[0], halves[1], range(count // 4))
+    lanes = count // 4
+    whole = vector(I32, lanes)
+    total = constant(0, I32, lanes)
+    if HAS_VNNI or HAS_SDOT:
+        for number, digits in enumerate(places):
+            if number > 0:
+                total = builder.shl(total, constant(bits, I32, lanes))
+            for code, digit in zip(codes, digits, strict=True):
+                total = _dot(emit, total, code, digit)
+        return total
+    bytewise, pairwise = PAIRS[lanes]
+    for digits, factor in zip(places, (1 << bits, 1), strict=True):
+        pairs = constant(0, I16, 2 * lanes)
+        for code, digit in zip(codes, digits, strict=True):
+            pairs = builder.add(pairs, emit.intrinsic(bytewise, pairs.type, code, digit))
+        factors = constant(factor, I16, 2 * lanes)
+        total = builder.add(total, emit.intrinsic(pairwise, whole, pairs, factors))
+    return total
+
+
+WIDEST = 4 if HAS_SDOT else 16 if HAS_VNNI and LANES == 16 else 8
+"""The most 32-bit lanes of one such instruction."""
+
+
+def _dot(emit: Emitter, total: Value, codes: Value, digits: Value) -> Value:
+    """`total` + the products of bytes, four of them in each lane."""
+    kind = total.type
+    if HAS_SDOT:
+        return emit.intrinsic("llvm.aarch64.neon.sdot.v4i32.v16i8", kind, total, codes, digits)
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * kind.count}"
+    words = (emit.builder.bitcast(each, kind) for each in (codes, digits))
+    return emit.intrinsic(name, kind, total, *words)

@@ -25,8 +25,14 @@ FEATURES = features()
 LANES = 16 if "avx512f" in FEATURES else 8
 """32-bit lanes of a vector register."""
 HAS_AVX2 = "avx2" in FEATURES
+HAS_VNNI = {"avx512vnni", "avx512vl"} <= FEATURES or "avxvnni" in FEATURES
+HAS_SDOT = "dotprod" in FEATURES or cpu_name().startswith("apple-m")
+"""Whether an instruction multiplies bytes and adds four products, on x86 and on ARM."""
 WIDENS_F16 = "f16c" in FEATURES or platform.machine() in ("aarch64", "arm64")
 """Whether it converts float16 to float32; else LLVM calls a function that may be missing."""
-USED = {"AVX-512": LANES == 16, "AVX2": HAS_AVX2, "F16C": "f16c" in FEATURES}
+USED = {
+    "AVX-512": LANES == 16, "AVX2": HAS_AVX2, "VNNI": HAS_VNNI, "dot products": HAS_SDOT,
+    "F16C": "f16c" in FEATURES,
+}  # fmt: skip
 VECTORS = ", ".join(name for name, there in USED.items() if there) or f"{LANES} lanes"
 """The features that the kernels use, by their marketing names; reported beside speeds."""

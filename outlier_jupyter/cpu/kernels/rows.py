@@ -20,20 +20,16 @@ from numba.extending import intrinsic
 from . import integer_activations as integers
 from .formats import ITEM_BYTES, Format, parse
 from .processor import LANES
-from .simd import F32, I64, Emitter, Value, constant, vector
+from .simd import F32, I64, Emitter, Value, constant, start_function, vector
 from .unpack import AHEAD, CACHE_LINE, OFFSET, Steps, steps
 
 __all__ = ["FOUR", "LANES", "arrange", "dots", "unpack"]
 
 
-FLOATS, INTEGERS, REST = "floats", "integers", "rest"
-"""How a row is multiplied: its whole steps in one of two ways, and the rest."""
 FOUR, TWO = 4, 2
 """Rows of activations and of weights that are multiplied at a time: eight sums, which fit sixteen
 registers with their operands. The two rows of weights are half a task apart, because memory
 delivers more from two distant places than from one."""
-ROWS_AHEAD = 8
-"""Scales and biases are prefetched this many rows ahead."""
 
 
 def _literals(*found: Any) -> list[Any] | None:
@@ -56,25 +52,28 @@ def arrange(context, name, lanes, x, width, out, sums, few):
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
         x, width, out, sums, few = arguments[2:]
-        whole, rest = steps(emit, form, count, width)
-        if integers.fits(form, count):
-            units = integers.units_of(emit, sums, whole.count)
+        if integers.fits(form):
             is_few = builder.icmp_unsigned("!=", few, ir.Constant(I64, 0))
             with builder.if_else(is_few) as (then, otherwise):
-                with then, whole.walk() as value:
-                    integers.split(whole, value, x, out, units)
-                with otherwise, whole.walk() as value:
-                    _arrange_step(whole, value, x, out)
+                with then:
+                    integers.arrange(emit, form, count, x, width, out, sums)
+                with otherwise:
+                    _arrange_floats(emit, form, count, x, width, out, sums)
         else:
-            with whole.walk() as value:
-                _arrange_step(whole, value, x, out)
-        with rest.walk() as value:
-            _arrange_step(rest, value, x, out)
-        if form.kind != "plain":
-            _sum_groups(emit, form, x, width, sums)
+            _arrange_floats(emit, form, count, x, width, out, sums)
         return context.get_dummy_value()
 
     return types.void(name, lanes, *[types.int64] * 5), generate
+
+
+def _arrange_floats(
+    emit: Emitter, form: Format, lanes: int, x: Value, width: Value, out: Value, sums: Value
+) -> None:
+    for part in steps(emit, form, lanes, width):
+        with part.walk() as value:
+            _arrange_step(part, value, x, out)
+    if form.kind != "plain":
+        _sum_groups(emit, form, x, width, sums)
 
 
 def _arrange_step(part: Steps, value: Value, x: Value, out: Value) -> None:
@@ -136,42 +135,42 @@ def dots(
         twos = builder.udiv(high, emit.integer(TWO))
         done = builder.mul(twos, emit.integer(TWO))
         fours, ones = builder.select(many, fours, zero), builder.select(many, zero, rows)
-        last = builder.sub(high, done)
-        singly = [(1, 1, FLOATS, ones, zero, high)]
-        if integers.fits(form, lane_count):
-            singly = [(TWO, 1, INTEGERS, ones, zero, twos), (1, 1, INTEGERS, ones, done, last)]
-        for tall, wide, way, iterations, first, heights in (
-            (TWO, FOUR, FLOATS, fours, zero, twos),
-            (1, FOUR, FLOATS, fours, done, last),
-            *singly,
-            (1, 1, REST, rows, zero, high),  # it adds, so no row may be taken twice
-        ):
-            function = _block(builder.module, form, lane_count, tall, wide, way)
+        last, module = builder.sub(high, done), builder.module
+        calls = [
+            (_block(module, form, lane_count, TWO, FOUR), fours, zero, twos),
+            (_block(module, form, lane_count, 1, FOUR), fours, done, last),
+        ]
+        added = rows
+        if integers.fits(form):
+            added = builder.select(many, rows, zero)
+            for tall, first, heights in ((TWO, zero, twos), (1, done, last)):
+                function = integers.block(module, form, lane_count, tall)
+                calls.append((function, ones, first, heights))
+        else:
+            calls.append((_block(module, form, lane_count, 1, 1), ones, zero, high))
+        # It adds, so no row may be taken twice.
+        calls.append((_block(module, form, lane_count, 1, 1, rest=True), added, zero, high))
+        for function, iterations, first, heights in calls:
             builder.call(function, [iterations, first, heights, *arguments[3:]])
         return context.get_dummy_value()
 
     return types.void(name, lanes, *[types.int64] * 15), generate
 
 
-def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str) -> Any:
+def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, rest: bool = False) -> Any:
     """A function that multiplies `tall` × `wide` rows at a time: their whole steps, or the rest.
 
     Each is a separate function: in a single one LLVM would run out of registers and read the masks
     of the innermost loop from memory at each iteration.
     """
-    name, rest = f"dots_{form.name}_{lanes}_{tall}_{wide}_{way}", way == REST
+    name = f"dots_{form.name}_{lanes}_{tall}_{wide}_{'rest' if rest else 'whole'}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 16), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    emit = Emitter(ir.IRBuilder(function.append_basic_block()))
+    emit, arguments = start_function(module, name, 16)
     builder = emit.builder
-    iterations, first, heights, w, w_stride, s, b, s_stride, rows, *places = function.args
+    iterations, first, heights, w, w_stride, s, b, s_stride, rows, *places = arguments
     x, x_stride, sums, sums_stride, width, out, out_stride = places
     part = steps(emit, form, lanes, width)[rest]
-    groups = part.count
-    rooms = [integers.scale_room(emit, groups) for _ in range(tall)] if way == INTEGERS else []
     if rest:
         none = builder.icmp_unsigned("==", part.count, emit.integer(0))
         iterations = builder.select(none, emit.integer(0), iterations)
@@ -181,28 +180,20 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
             last = builder.sub(rows, emit.integer(wide))
             row = builder.select(builder.icmp_unsigned("<", row, last), row, last)
         xs, ys, outs = (
-            _row_starts(emit, base, stride, row, wide, emit.integer(1))
+            emit.rows_at(base, stride, row, wide, emit.integer(1))
             for base, stride in ((x, x_stride), (sums, sums_stride), (out, out_stride))
         )
         with emit.loop(heights) as up:
             at = builder.add(first, up)
             ws, ss, bs = (
-                _row_starts(emit, base, stride, at, tall, heights)
+                emit.rows_at(base, stride, at, tall, heights)
                 for base, stride in ((w, w_stride), (s, s_stride), (b, s_stride))
             )
             whole = not rest and form.kind != "plain"
             # Keys, which are plain, are few: the hardware prefetcher is enough.
-            if whole and way != INTEGERS:
+            if whole:
                 _fetch(emit, ws, w_stride)
-            if way == INTEGERS:
-                ahead = builder.mul(s_stride, emit.integer(ROWS_AHEAD))
-                for start in (*ss, *bs):
-                    emit.prefetch(emit.at(start, ahead))
-                units = integers.units_of(emit, ys[0], groups)
-                found = [[_zeros(part)] for _ in ws]
-                integers.multiply(part, ws, ss, xs[0], units, rooms, [row[0] for row in found])
-            else:
-                found = _dots(part, ws, ss, xs)
+            found = _dots(part, ws, ss, xs)
             if whole:
                 _add_biases(emit, form, ss if form.kind == "mxfp" else bs, ys, width, found)
             for place in range(tall):
@@ -210,7 +201,7 @@ def _block(module: Any, form: Format, lanes: int, tall: int, wide: int, way: str
                 into = [emit.at(start, builder.shl(column, emit.integer(2))) for start in outs]
                 _finish(emit, found[place], into, rest)
     builder.ret_void()
-    return function
+    return module.globals[name]
 
 
 def _fetch(emit: Emitter, rows: list[Value], nbytes: Value) -> None:
@@ -248,15 +239,6 @@ def _finish(emit: Emitter, sums: list[Value], into: list[Value], add: bool) -> N
         if add:
             total = emit.builder.fadd(total, emit.load(place, F32, 1, align=4))
         emit.store(total, place)
-
-
-def _row_starts(
-    emit: Emitter, base: Value, stride: Value, first: Value, count: int, apart: Value
-) -> list[Value]:
-    """Addresses of `count` rows, `apart` rows from each other."""
-    builder = emit.builder
-    rows = [builder.add(first, builder.mul(apart, emit.integer(place))) for place in range(count)]
-    return [emit.at(base, builder.mul(stride, row)) for row in rows]
 
 
 def _multiply(part: Steps, w: Value, s: Value, x: Value, at: Value) -> None:
@@ -319,31 +301,13 @@ def _add_biases(
 ) -> None:
     """Add each group's bias × the sum of its activations to the vectors `sums`."""
     builder = emit.builder
-    left, first = builder.udiv(width, emit.integer(form.group)), emit.integer(0)
-    for wide in (8, 4, 1):
-        count = builder.udiv(left, emit.integer(wide))
-        with emit.loop(count) as iteration:
-            group = builder.add(first, builder.mul(iteration, emit.integer(wide)))
-            place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
-            values = [emit.floats(emit.at(bias, place), form.scale, wide) for bias in biases]
-            for column, start in enumerate(starts):
-                offset = builder.shl(group, emit.integer(2))
-                factor = emit.load(emit.at(start, offset), F32, wide)
-                for row, value in zip(sums, values, strict=True):
-                    _add_product(emit, value, factor, row[column], wide)
-        done = builder.mul(count, emit.integer(wide))
-        left, first = builder.sub(left, done), builder.add(first, done)
-
-
-def _add_product(emit: Emitter, a: Value, b: Value, at: Value, lanes: int) -> None:
-    """Add a × b, of `lanes` lanes, to the vector at `at`, which may have more."""
-    before = emit.builder.load(at)
-    wanted = before.type.count
-    if lanes == wanted:
-        emit.builder.store(emit.fma(a, b, before), at)
-    else:
-        product = emit.widen(emit.builder.fmul(a, b), lanes, wanted)
-        emit.builder.store(emit.builder.fadd(product, before), at)
+    for wide, group in emit.strides(builder.udiv(width, emit.integer(form.group)), (8, 4, 1)):
+        place = builder.mul(group, emit.integer(ITEM_BYTES[form.scale]))
+        values = [emit.floats(emit.at(bias, place), form.scale, wide) for bias in biases]
+        for column, start in enumerate(starts):
+            factor = emit.load(emit.at(start, builder.shl(group, emit.integer(2))), F32, wide)
+            for row, value in zip(sums, values, strict=True):
+                emit.add_product(value, factor, row[column], wide)
 
 
 @intrinsic(prefer_literal=True)

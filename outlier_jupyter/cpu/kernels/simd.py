@@ -7,7 +7,7 @@ integers: the caller keeps the arrays alive and stays within their bounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,30 +61,27 @@ class Emitter:
         pointer = self.builder.inttoptr(address, value.type.as_pointer())
         self.builder.store(value, pointer, align=align)
 
+    def intrinsic(self, name: str, kind: Any, *values: Value) -> Value:
+        """An intrinsic by its full name, with a result of type `kind`."""
+        function = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(kind, [value.type for value in values]), name
+        )
+        return self.builder.call(function, values)
+
     def call(self, name: str, *values: Value) -> Value:
         """An intrinsic whose operands and result are of one type."""
         kind = values[0].type
-        function = cgutils.get_or_insert_function(
-            self.builder.module,
-            ir.FunctionType(kind, [value.type for value in values]),
-            f"{name}.{_mangled(kind)}",
-        )
-        return self.builder.call(function, values)
+        return self.intrinsic(f"{name}.{_mangled(kind)}", kind, *values)
 
     def prefetch(self, address: Value) -> None:
         """Prefetch the cache line at `address`, to be read once; an invalid address is no fault.
 
         Data that is read once should not evict the interpreter's from the caches.
         """
-        kind = I8.as_pointer()
-        function = cgutils.get_or_insert_function(
-            self.builder.module,
-            ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32]),
-            "llvm.prefetch.p0i8",
-        )
         # A read, low temporal locality, data cache.
         how = [ir.Constant(I32, number) for number in (0, 0, 1)]
-        self.builder.call(function, [self.builder.inttoptr(address, kind), *how])
+        place = self.builder.inttoptr(address, I8.as_pointer())
+        self.intrinsic("llvm.prefetch.p0i8", ir.VoidType(), place, *how)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a × b + c, fused where the processor can."""
@@ -171,11 +168,50 @@ class Emitter:
         self.builder.store(value, place)
         return place
 
+    def rows_at(
+        self, base: Value, stride: Value, first: Value, count: int, apart: Value
+    ) -> list[Value]:
+        """Addresses of `count` rows of `stride` bytes, `apart` rows from each other."""
+        builder = self.builder
+        rows = (builder.add(first, builder.mul(apart, self.integer(n))) for n in range(count))
+        return [self.at(base, builder.mul(stride, row)) for row in rows]
+
+    def add_product(self, a: Value, b: Value, at: Value, lanes: int) -> None:
+        """Add a × b, of `lanes` lanes, to the vector variable `at`, which may have more."""
+        before = self.builder.load(at)
+        wanted = before.type.count
+        if lanes == wanted:
+            self.builder.store(self.fma(a, b, before), at)
+        else:
+            product = self.widen(self.builder.fmul(a, b), lanes, wanted)
+            self.builder.store(self.builder.fadd(product, before), at)
+
+    def strides(self, count: Value, widths: Sequence[int]) -> Iterator[tuple[int, Value]]:
+        """Loops over `count` items, by the first width as often as it fits, and so on to 1.
+
+        Yields in the body of each: its width, and the number of its first item.
+        """
+        builder, left, first = self.builder, count, self.integer(0)
+        for wide in widths:
+            times = builder.udiv(left, self.integer(wide))
+            with self.loop(times) as iteration:
+                yield wide, builder.add(first, builder.mul(iteration, self.integer(wide)))
+            done = builder.mul(times, self.integer(wide))
+            left, first = builder.sub(left, done), builder.add(first, done)
+
     @contextmanager
     def loop(self, count: Value) -> Any:
         """A loop of `count` iterations; yields the iteration's number."""
         with cgutils.for_range(self.builder, count, intp=I64) as iteration:
             yield iteration.index
+
+
+def start_function(module: Any, name: str, numbers: int) -> tuple[Emitter, Sequence[Value]]:
+    """Begin a function of so many int64, never inlined: an emitter in it, and its arguments."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * numbers), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    return Emitter(ir.IRBuilder(function.append_basic_block())), function.args
 
 
 def _mangled(kind: Any) -> str:

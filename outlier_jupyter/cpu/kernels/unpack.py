@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from .formats import ITEM_BYTES, UNIT, Format
 from .processor import HAS_AVX2
-from .simd import F32, I8, I32, Emitter, Value, constant, vector
+from .simd import F32, I8, I16, I32, Emitter, Value, constant, vector
 
 PLAIN_BLOCKS = 4
 """Vectors of plain weights per step, each with its own sum: this hides the latency of additions."""
@@ -105,7 +104,8 @@ def _decoded(emit: Emitter, form: Format, address: Value, lanes: int) -> Iterato
         yield emit.floats(address, form.scale, lanes)
         return
     if form.kind == "mxfp":
-        low, high = _table(emit, emit.load(address, I8, 4 * lanes), lanes)
+        found = bytes_of(emit, form, emit.load(address, I8, 4 * lanes))
+        low, high = (builder.bitcast(each, vector(I32, lanes)) for each in found)
         words, bits = [(low, high)[place % 2] for place in range(8)], 8
         places = [place // 2 for place in range(8)]
     else:
@@ -143,39 +143,49 @@ def _words(emit: Emitter, form: Format, address: Value, lanes: int) -> Value:
     return words
 
 
-def _table(emit: Emitter, pairs: Value, lanes: int) -> tuple[Value, Value]:
-    """4-bit floats, two per byte, as twice their value + OFFSET: the lower ones, the upper ones."""
-    builder = emit.builder
+def bytes_of(emit: Emitter, form: Format, packed: Value) -> list[Value]:
+    """Bytes of packed codes → vectors of codes: the first of each byte, the second, ...
+
+    4-bit floats are twice their value + OFFSET.
+    """
+    builder, count = emit.builder, packed.type.count
+    if form.bits == 8:
+        return [packed]
+    mask, whole = constant((1 << form.bits) - 1, I8, count), vector(I16, count // 2)
+    words, found = builder.bitcast(packed, whole), []
+    for shift in range(0, 8, form.bits):
+        shifted = builder.lshr(words, constant(shift, I16, count // 2)) if shift else words
+        found.append(builder.and_(builder.bitcast(shifted, packed.type), mask))
+    return [_floats_of(emit, codes) for codes in found] if form.kind == "mxfp" else found
+
+
+def _floats_of(emit: Emitter, codes: Value) -> Value:
+    """`FLOATS` at each of the 4-bit floats."""
+    builder, count = emit.builder, codes.type.count
+    if HAS_AVX2 and count % 32 == 0:
+        return _looked_up(emit, codes, count)
 
     def byte(value: int) -> Value:
-        return constant(value, I8, 4 * lanes)
+        return constant(value, I8, count)
 
-    def look_up(code: Value) -> Value:
-        if HAS_AVX2 and lanes % 8 == 0:
-            return builder.bitcast(_looked_up(emit, code, 4 * lanes), vector(I32, lanes))
-        # The same by arithmetic: 0 1 2 3 4 5 6 7 → 0 1 2 3 4 6 8 12, and the sign.
-        size = builder.and_(code, byte(7))
-        over = emit.call("llvm.usub.sat", size, byte(4))
-        last = emit.call("llvm.usub.sat", size, byte(6))
-        size = builder.add(builder.add(size, over), builder.add(last, last))
-        sign = builder.sext(builder.icmp_unsigned(">", code, byte(7)), vector(I8, 4 * lanes))
-        signed = builder.sub(builder.xor(size, sign), sign)
-        return builder.bitcast(builder.add(signed, byte(OFFSET)), vector(I32, lanes))
-
-    return look_up(builder.and_(pairs, byte(15))), look_up(builder.lshr(pairs, byte(4)))
+    # The same by arithmetic: 0 1 2 3 4 5 6 7 → 0 1 2 3 4 6 8 12, and the sign.
+    size = builder.and_(codes, byte(7))
+    over = emit.call("llvm.usub.sat", size, byte(4))
+    last = emit.call("llvm.usub.sat", size, byte(6))
+    size = builder.add(builder.add(size, over), builder.add(last, last))
+    sign = builder.sext(builder.icmp_unsigned(">", codes, byte(7)), vector(I8, count))
+    signed = builder.sub(builder.xor(size, sign), sign)
+    return builder.add(signed, byte(OFFSET))
 
 
 def _looked_up(emit: Emitter, codes: Value, count: int) -> Value:
     """`FLOATS` at each of `count` codes, 32 at a time: both halves of a register have the table."""
     kind = vector(I8, 32)
     table = ir.Constant(kind, FLOATS * 2)
-    function = cgutils.get_or_insert_function(
-        emit.builder.module, ir.FunctionType(kind, [kind, kind]), "llvm.x86.avx2.pshuf.b"
-    )
     found = [
-        emit.builder.call(function, [table, emit.shuffle(codes, codes, range(i, i + 32))])
+        emit.intrinsic(
+            "llvm.x86.avx2.pshuf.b", kind, table, emit.shuffle(codes, codes, range(i, i + 32))
+        )
         for i in range(0, count, 32)
     ]
-    if len(found) == 1:
-        return found[0]
-    return emit.shuffle(found[0], found[1], range(64))
+    return found[0] if len(found) == 1 else emit.shuffle(found[0], found[1], range(64))

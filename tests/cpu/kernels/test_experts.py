@@ -103,7 +103,7 @@ def test_formats_may_be_mixed_at_any_size(data):
     experts, values = experts_of(first, second, "swiglu", width, hidden)
     x = np.random.default_rng(rows).normal(size=(rows, width)).astype(np.float32)
     slots = routed(rows, k, seed=k)
-    close(experts.multiply(x, slots), reference(x, slots, values, "swiglu"))
+    close(experts.multiply(x, slots), reference(x, slots, values, "swiglu"), first, second)
 
 
 def test_a_row_may_choose_an_expert_twice(random):

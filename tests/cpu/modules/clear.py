@@ -1,4 +1,4 @@
-"""Compare two programs that add in different orders where a model's choices are clear.
+"""Compare two programs that round differently where a model's choices are clear.
 
 A model chooses: which experts a token goes to, which tokens sparse attention reads, which number of
 8 bits stands for one of 32 (deepseek_v41 rounds what it caches). Two choices within float32's
@@ -20,11 +20,11 @@ from mlx.utils import tree_map
 
 from tests.paging.test_exact import logits
 
-TOLERANCE = 2e-5
-"""Share of the largest logit: 20 × the kernels' difference from MLX's, or MLX's from float64."""
-LAST_BITS = 2e-7
-"""Share of a weight. It moves logits by 2 or 3 millionths: 3 × the difference of the kernels."""
-CLEAR = 5e-6
+TOLERANCE = 1e-3
+"""Share of the largest logit: 20 × what activations of 16 bits change in it."""
+LAST_BITS = 1e-5
+"""Share of a weight. It moves logits by 1 or 2 ten-thousandths: 3 × the kernels' difference."""
+CLEAR = 2.5e-4
 """Share of the largest score: every processor makes a choice with a larger margin alike."""
 DRAWS = 48
 PROMPTS = 5
@@ -37,8 +37,11 @@ def near(found: np.ndarray, wanted: np.ndarray) -> bool:
 
 
 @contextmanager
-def choices() -> Iterator[list[float]]:
+def choices(routing: bool = True) -> Iterator[list[float]]:
     """Gather the margin of each choice that MLX makes, as a share of the largest score.
+
+    Args:
+        routing: also of the choices of experts, not of tokens only.
 
     For top-k that is the distance between the last taken and the first not taken; for a token,
     between it and the next. Choices inside a compiled function are not visible.
@@ -53,7 +56,9 @@ def choices() -> Iterator[list[float]]:
         made.append((gap / mx.abs(scores).max(axis=-1)).min())
 
     def argpartition(scores: mx.array, kth: int, axis: int = -1) -> mx.array:
-        if kth < 0:
+        if not routing:
+            pass
+        elif kth < 0:
             note(scores, -kth)
         elif kth + 1 < scores.shape[-1]:
             note(-scores, kth + 1)
