@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from outlier_jupyter.cpu.kernels import RUNNING, Bank, Chain, Format, Link, Matrix
-from outlier_jupyter.cpu.kernels.integer_activations import fits
+from outlier_jupyter.cpu.kernels.integer_activations import fits, largest
 
 DTYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 TOLERANCE = 1e-5
 """Allowed difference from float64, as a share of the largest result."""
-ROUNDED = 1e-4
-"""The same where activations may be rounded to integers; they are in a product of few rows."""
+UNITS = 3.5
+"""The same where activations may be rounded to integers, in units: in a product of few rows."""
 
 
 def on_host(array: mx.array | None) -> np.ndarray | None:
@@ -52,7 +52,7 @@ def bank(form: Format, slots: int, height: int, width: int, seed: int = 0) -> tu
 def close(found: np.ndarray, wanted: np.ndarray, *forms: Format) -> None:
     """Within the tolerance of the largest, that of products with weights in `forms`."""
     assert found.shape == wanted.shape
-    tolerance = ROUNDED if any(map(fits, forms)) else TOLERANCE
+    tolerance = max([TOLERANCE, *(UNITS / largest(form) for form in forms if fits(form))])
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
