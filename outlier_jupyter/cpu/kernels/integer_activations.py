@@ -59,7 +59,7 @@ def largest(form: Format) -> int:
 
 
 @dataclass(frozen=True)
-class Part:
+class ByteSteps:
     """A row's steps of one size: whole groups, and whole vectors of packed codes."""
 
     emit: Emitter
@@ -89,17 +89,17 @@ class Part:
         return max(1, self.values // self.form.group)
 
 
-def parts_of(emit: Emitter, form: Format, lanes: int, width: Value) -> list[Part]:
+def parts_of(emit: Emitter, form: Format, lanes: int, width: Value) -> list[ByteSteps]:
     """The steps that cover a row of `width` values: wide ones, and single groups for the rest."""
     builder, zero = emit.builder, emit.integer(0)
-    wide = Part(emit, form, lanes, zero, zero)
+    wide = ByteSteps(emit, form, lanes, zero, zero)
     size = wide.vectors * wide.values
     count = builder.udiv(width, emit.integer(size))
-    found = [Part(emit, form, lanes, zero, count)]
+    found = [ByteSteps(emit, form, lanes, zero, count)]
     if wide.groups > 1:
         done = builder.mul(count, emit.integer(size))
         left = builder.udiv(builder.sub(width, done), emit.integer(form.group))
-        found.append(Part(emit, form, form.group * form.bits // 32, done, left))
+        found.append(ByteSteps(emit, form, form.group * form.bits // 32, done, left))
     return found
 
 
@@ -128,7 +128,7 @@ def arrange(
             emit.store(found, emit.at(sums, at))
 
 
-def _split_group(part: Part, source: Value, first: Value, out: Value) -> tuple[Value, Value]:
+def _split_group(part: ByteSteps, source: Value, first: Value, out: Value) -> tuple[Value, Value]:
     """Write the digits of the group at `source`, and return its unit and the sum of its integers.
 
     Args:
@@ -244,7 +244,7 @@ def _scale(
 
 
 def _multiply(
-    part: Part, ws: list[Value], rooms: list[Value], digits: Value, totals: list[Value]
+    part: ByteSteps, ws: list[Value], rooms: list[Value], digits: Value, totals: list[Value]
 ) -> None:
     """Add a part of rows of codes × the digits, scaled, to the vectors `totals`."""
     emit, builder, lanes = part.emit, part.emit.builder, part.lanes
@@ -278,7 +278,7 @@ def _multiply(
                 emit.add_product(builder.sitofp(found, vector(F32, lanes)), factor, total, lanes)
 
 
-def _product(part: Part, packed: Value, digits: Value) -> Value:
+def _product(part: ByteSteps, packed: Value, digits: Value) -> Value:
     """A vector of packed codes × their digits: int32 [lanes], still to be summed."""
     emit, nbytes = part.emit, 4 * part.lanes
     codes = bytes_of(emit, part.form, emit.load(packed, I8, nbytes))
