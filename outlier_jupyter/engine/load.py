@@ -28,6 +28,7 @@ from ..checkpoint.model_folder import ModelFolder
 from ..cpu.modules import native as native_part
 from ..cpu.modules import processor_words
 from ..cpu.modules import wanted as native_wanted
+from ..cpu.modules.stored_type import stored_type
 from ..errors import CheckpointChanged, OptionError, ReadFailed, brief, place
 from ..options import LoadOptions, make, takes
 from ..paging import Installed, check_device, install, release, switch_modules
@@ -219,7 +220,8 @@ def _free_failed(module: nn.Module) -> None:
 
 def probed_of(opened: Opened, kernels: str) -> Probed | None:
     """A forward pass's memory needs with `kernels`, from a lazy pass; None if it cannot be made."""
-    return probe(opened.module, opened.switches, native_wanted(kernels))
+    stored = stored_type if native_wanted(kernels) else None
+    return probe(opened.module, opened.switches, stored)
 
 
 def _fitted(

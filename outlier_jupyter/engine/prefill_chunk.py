@@ -17,8 +17,6 @@ RESIDENT = 2048
 """mlx-lm's `prefill_step_size`."""
 MOST = 8192
 """Beyond this each expert serves so many tokens that its read no longer counts."""
-SCORES = 64_000_000
-"""The most bytes that compiled attention takes for scores and their results, at any context."""
 ITEM = 4
 """The most bytes of an activation: float32."""
 
@@ -32,8 +30,8 @@ class Costs:
             again in the prompt's order.
         attended: per token of the context: scores and their softmax; 0 if attention is one fused
             kernel.
-        bounded: with plain KV caches all scores together take at most `SCORES`, because compiled
-            kernels compute some rows at a time.
+        bounded: with plain KV caches there are no scores, because compiled kernels compute them
+            tile by tile.
     """
 
     routed: int
@@ -51,7 +49,7 @@ class Costs:
     def nbytes(self, tokens: int, context: int, plain: bool) -> int:
         """Bytes of a chunk of `tokens` tokens; `plain` as in `choose_chunk`."""
         if self.bounded and plain:
-            return SCORES + tokens * self.routed
+            return tokens * self.routed
         return tokens * (self.routed + context * self.attended)
 
 

@@ -7,7 +7,7 @@ mlx-lm's own code. Nothing is evaluated and no weight is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -41,20 +41,23 @@ class Probed:
 
 
 def probe(
-    model: nn.Module, switches: tuple[MoeSwitch, ...], float32: bool = False
+    model: nn.Module,
+    switches: tuple[MoeSwitch, ...],
+    stored_type: Callable[[nn.Module], mx.Dtype | None] | None = None,
 ) -> Probed | None:
     """Build a forward pass of a lazily loaded `model`; None where that fails.
 
     Meanwhile stubs that compute nothing replace the model's switches.
 
     Args:
-        float32: whether activations, and so KV caches, are float32, as with the CPU kernels.
+        stored_type: given if activations are float32, as with the CPU kernels, and so KV caches
+            but of modules for which it returns another type.
     """
     stubs = [_Stub(switch) for switch in switches]
     try:
         for switch, stub in zip(switches, stubs, strict=True):
             replace(model, switch.path, stub)
-        with _activations_in_float32(model) if float32 else nullcontext():
+        with nullcontext() if stored_type is None else _activations_in_float32(model, stored_type):
             caches, later = (_kv_after(model, length) for length in LENGTHS)
         short, long = [_nbytes(cache) for cache in caches], [_nbytes(cache) for cache in later]
     except Exception:  # a model of any family may fail in any way; the plan then says less
@@ -74,14 +77,18 @@ def probe(
 
 
 @contextmanager
-def _activations_in_float32(model: nn.Module) -> Iterator[None]:
-    """Have embeddings return float32 within the block, so that all computed from them is."""
-    found = [
-        m for _, m in model.named_modules() if isinstance(m, nn.Embedding | nn.QuantizedEmbedding)
-    ]
-    kinds = [type(module) for module in found]
-    for module, kind in zip(found, kinds, strict=True):
-        module.__class__ = type(kind.__name__, (_InFloat32, kind), {})
+def _activations_in_float32(
+    model: nn.Module, stored_type: Callable[[nn.Module], mx.Dtype | None]
+) -> Iterator[None]:
+    """Have embeddings return float32 within the block, and attention store its own type."""
+    found, kinds = [], []
+    for _, module in model.named_modules():
+        stored = stored_type(module)
+        if stored is not None or isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
+            found.append(module)
+            kinds.append(type(module))
+            mixed: type = _InFloat32 if stored is None else _Stores
+            module.__class__ = type(kinds[-1].__name__, (mixed, kinds[-1]), {"_stored": stored})
     try:
         yield
     finally:
@@ -95,6 +102,19 @@ class _InFloat32:
     def __call__(self, x: mx.array) -> mx.array:
         found: mx.array = super().__call__(x)  # type: ignore[misc]  # the other base has it
         return found.astype(mx.float32)
+
+
+class _Stores:
+    """Mixed into an attention's class: keys and values are stored in another type."""
+
+    _stored: mx.Dtype
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        found: mx.array = super().__call__(x, mask, cache)  # type: ignore[misc]  # as above
+        cache.keys, cache.values = (
+            part.astype(self._stored) for part in (cache.keys, cache.values)
+        )
+        return found
 
 
 def _kv_after(model: nn.Module, length: int) -> list[Any]:

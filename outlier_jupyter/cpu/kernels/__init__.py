@@ -4,7 +4,8 @@ Pure functions over NumPy arrays, without MLX, models or paging. Arrays hold wei
 them: see `formats`. Importing this package loads Numba, so it is imported late.
 """
 
-from .attention import AppendKV, Attend, Cached, attend
+from .append_kv import AppendKV, Cached
+from .attention import Attend, attend
 from .compiled import RUNNING
 from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
@@ -14,7 +15,6 @@ from .kernel_chain import Chain, Link, Workspace
 from .linear import Matrix, Stack
 from .norm_and_top_k import Scoring, choose_link, norm_link
 from .precompile import for_attention, for_delta, for_experts, for_layers, for_matrix, precompile
-from .prefill_attention import attend_causal
 from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
 from .rope import HeadRotation
 
@@ -39,7 +39,6 @@ __all__ = [
     "Workspace",
     "affine",
     "attend",
-    "attend_causal",
     "blend_link",
     "choose_link",
     "experts_many",

@@ -1,233 +1,239 @@
-"""Attention of one new token over the KV cache.
+"""Attention over the KV cache: one token or many, causal, with sinks and a sliding window.
 
-A task is a chunk of the cache of one key head: the scores of all query heads that share it, their
-exponentials and the weighted sum of the values. The thread that finishes a head's last chunk
-combines them. Keys and values are read in place: [heads, room, width], one row per token.
+Keys and values are read tile by tile and unpacked once for all query heads that share them; scores
+exist for one tile at a time, beside a running maximum and sum (flash attention). The work is cut
+into items: a key head, a block of tokens and, for one token, a chunk of the cache. A task is a
+thread's turn, which takes items until none is left; so its scratch memory is its own. The turn that
+finishes the last chunk of a head combines its chunks.
 """
 
 from __future__ import annotations
 
 import math
 import weakref
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
+from .append_kv import Cached
 from .arguments import float_at, increment, int_at, put_float, put_int
-from .compiled import RUNNING, Array, Prepared, Stage, address, task, threads, work_memory
-from .formats import ITEM_BYTES, plain
-from .kernel_chain import Chain, Link, link
+from .compiled import NO_ROWS, RUNNING, Prepared, Stage, address, task, threads, work_memory
+from .formats import ITEM_BYTES
+from .kernel_chain import Link
 from .linear import F32s
-from .reductions import blend, exponentials, largest
-from .rows import LANES, dots
+from .processor import LANES
+from .reductions import blend
+from .tiles import LOWEST, PANEL, pack_keys, pack_values, pairs, product, store_as, weigh
 
-CHUNK = 128
-"""The least tokens per task; more for long contexts, so that combining stays cheap."""
-TASKS_PER_THREAD = 8
-
-(QUERIES, KEYS, VALUES, KEY_HEAD, VALUE_HEAD, TOKENS, SHARED, WIDTH, VALUE_WIDTH, LENGTH, CHUNKS,
- SCORES, TOPS, SUMS, PARTS, OUT, DONE, SINKS) = range(18)  # fmt: skip
+TILE = 128
+"""Positions of the cache that are unpacked at a time."""
+BLOCK_ROWS = 128
+"""Rows of queries, tokens × the heads that share a key head, from which a block has enough."""
+CHUNKS_PER_THREAD = 16
+"""Chunks of the cache for one token, of all key heads; each has at least a tile."""
+EVERYTHING = 1 << 62
+"""The window of attention without one."""
 SPREAD = 8
 
-
-@dataclass(frozen=True)
-class Cached:
-    """Keys or values of the tokens so far.
-
-    Attributes:
-        memory: [heads, tokens, width], float32, float16 or bfloat16 (as uint16). A head's rows
-            are contiguous; heads may be further apart, as in a cache with spare capacity.
-        kind: "f32", "f16" or "bf16".
-        address: of the memory.
-    """
-
-    memory: Array
-    kind: str
-    address: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        row = self.memory.shape[2] * ITEM_BYTES[self.kind]
-        if self.memory.strides[1:] != (row, ITEM_BYTES[self.kind]):
-            raise ValueError(f"rows have strides {self.memory.strides[1:]} in place of {row}")
-        object.__setattr__(self, "address", int(self.memory.ctypes.data))
-
-
-(FOUND, HEADS, KV_HEADS, HEAD_WIDTH, HEAD_WIDE, SCALE, AT, TO_KEYS, TO_VALUES, KEY_STEP,
- VALUE_STEP) = range(11)  # fmt: skip
-"""Arguments of `append_kv_task`; steps are bytes from head to head."""
+(QUERIES, TOKEN_STEP, KEYS, VALUES, KEY_STEP, VALUE_STEP, BEFORE, TOKENS, WINDOW, KV_HEADS, SHARED,
+ WIDTH, VALUE_WIDTH, BLOCK, BLOCKS, CHUNKS, SCALE, SINKS, OUT, OUT_STEP, PARTS, COUNTERS, WORKERS,
+ SCRATCH, SCRATCH_STEP, KEYS_AT, VALUES_AT, SCORES_AT, MIXED_AT, STATE_AT) = range(30)  # fmt: skip
+"""Steps are bytes; places (`_AT`) are bytes in a turn's scratch memory, which the queries begin."""
 
 
 @lru_cache
-def append_kv_task() -> int:
-    """The kernel of `AppendKV`; a task is a key head and its share of the queries."""
-
-    def kernel(arguments: int, head: int) -> None:
-        heads, kv_heads = int_at(arguments, HEADS), int_at(arguments, KV_HEADS)
-        width, wide = int_at(arguments, HEAD_WIDTH), int_at(arguments, HEAD_WIDE)
-        found, scale = int_at(arguments, FOUND), float_at(int_at(arguments, SCALE), 0)
-        shared = heads // kv_heads * width
-        for place in range(head * shared, (head + 1) * shared):
-            put_float(found, place, float_at(found, place) * scale)
-        key = found + 4 * (heads * width + head * width)
-        value = found + 4 * ((heads + kv_heads) * width + head * wide)
-        at = 4 * int_at(arguments, AT)
-        to_key = int_at(arguments, TO_KEYS) + head * int_at(arguments, KEY_STEP) + at * width
-        to_value = int_at(arguments, TO_VALUES) + head * int_at(arguments, VALUE_STEP) + at * wide
-        for i in range(width):
-            put_float(to_key, i, float_at(key, i))
-        for i in range(wide):
-            put_float(to_value, i, float_at(value, i))
-
-    return task(kernel)
-
-
-class AppendKV:
-    """Writes a token's keys and values into the cache, and scales its queries for `attend`.
-
-    Args:
-        found: float32, the token's queries, keys and values in one array: [heads + key heads,
-            width], [key heads, value width].
-        scale: factor of the scores.
-
-    Attributes:
-        link: the link of the chain; call `append_to` before it runs.
-    """
-
-    def __init__(
-        self, found: F32s, heads: int, kv_heads: int, width: int, wide: int, scale: float
-    ) -> None:
-        parameters = np.array([scale], np.float32)
-        self.link = link(
-            append_kv_task(),
-            kv_heads,
-            found,
-            heads,
-            kv_heads,
-            width,
-            wide,
-            parameters,
-            0,
-            0,
-            0,
-            0,
-            0,
-        )
-        self._keys: weakref.ref[Cached] | None = None  # weak: freed with a run
-
-    def append_to(self, keys: Cached, values: Cached, at: int) -> None:
-        """Write the next token as number `at` of `keys` and `values`, both float32."""
-        self.link.arguments[AT] = at
-        if self._keys is None or keys is not self._keys():
-            self._keys = weakref.ref(keys)
-            self.link.arguments[TO_KEYS:] = (
-                keys.address, values.address, keys.memory.strides[0], values.memory.strides[0]
-            )  # fmt: skip
-
-
-@lru_cache
-def attention_task(kind: str, lanes: int = LANES) -> int:
+def attention_task(kind: str) -> int:
     """The kernel for keys and values of type `kind`."""
-    name, nbytes = plain(kind).name, ITEM_BYTES[kind]
+    nbytes, each = ITEM_BYTES[kind], 2 if pairs(kind) else 1
 
-    def kernel(arguments: int, number_of_task: int) -> None:
-        chunks, shared = int_at(arguments, CHUNKS), int_at(arguments, SHARED)
-        head = number_of_task // chunks
-        chunk = number_of_task - head * chunks
-        length, width, wide = (
-            int_at(arguments, LENGTH), int_at(arguments, WIDTH), int_at(arguments, VALUE_WIDTH)
-        )  # fmt: skip
-        first = chunk * length
-        count = min(int_at(arguments, TOKENS) - first, length)
-        keys = int_at(arguments, KEYS) + head * int_at(arguments, KEY_HEAD) + first * width * nbytes
-        values = (
-            int_at(arguments, VALUES) + head * int_at(arguments, VALUE_HEAD) + first * wide * nbytes
-        )
-        row = number_of_task * shared
-        scores = int_at(arguments, SCORES) + 4 * row * length
-        queries = int_at(arguments, QUERIES) + 4 * head * shared * width
-        dots(name, lanes, count, keys, width * nbytes, 0, 0, 0, shared, queries, 4 * width, 0, 0,
-             width, scores, 4 * length)  # fmt: skip
-        for g in range(shared):
-            top = largest(scores + 4 * g * length, count)
-            put_float(int_at(arguments, TOPS), row + g, top)
-            put_float(
-                int_at(arguments, SUMS), row + g, exponentials(scores + 4 * g * length, count, top)
-            )
-        blend(kind, shared, values, wide * nbytes, scores, 4 * length, count, wide,
-              int_at(arguments, PARTS) + 4 * row * wide, 4 * wide)  # fmt: skip
-        if increment(int_at(arguments, DONE), SPREAD * head) == chunks - 1:
-            for g in range(shared):
-                _combine(arguments, head, g)
-            put_int(int_at(arguments, DONE), SPREAD * head, 0)  # for the next token
+    def kernel(arguments: int, turn: int) -> None:
+        counters = int_at(arguments, COUNTERS)
+        kv_heads, shared = int_at(arguments, KV_HEADS), int_at(arguments, SHARED)
+        width, wide = int_at(arguments, WIDTH), int_at(arguments, VALUE_WIDTH)
+        before, window = int_at(arguments, BEFORE), int_at(arguments, WINDOW)
+        size, blocks = int_at(arguments, BLOCK), int_at(arguments, BLOCKS)
+        key_row, value_row = width * nbytes, wide * nbytes
+        words, mixed_row = width // each, -(-wide // PANEL) * PANEL * 4
+        queries = int_at(arguments, SCRATCH) + turn * int_at(arguments, SCRATCH_STEP)
+        packed_keys = queries + int_at(arguments, KEYS_AT)
+        packed_values = queries + int_at(arguments, VALUES_AT)
+        scores = queries + int_at(arguments, SCORES_AT)
+        mixed = queries + int_at(arguments, MIXED_AT)
+        tops = queries + int_at(arguments, STATE_AT)
+        totals, factors = tops + 4 * size * shared, tops + 8 * size * shared
+        length, chunks = _split(arguments)
+        items = kv_heads * blocks * chunks
+        item = increment(counters, 0)
+        while item < items:
+            pair, chunk = item // chunks, item % chunks
+            block, head = blocks - 1 - pair // kv_heads, pair % kv_heads  # the longest first
+            token = block * size
+            tokens = min(size, int_at(arguments, TOKENS) - token)
+            rows = tokens * shared
+            _begin(arguments, head, token, rows, each == 2, queries, tops, totals)
+            first = max(0, before + token + 1 - window) + chunk * length
+            last = min(before + token + tokens, first + length)
+            keys = int_at(arguments, KEYS) + head * int_at(arguments, KEY_STEP)
+            values = int_at(arguments, VALUES) + head * int_at(arguments, VALUE_STEP)
+            for start in range(first, last, TILE):
+                count = min(TILE, last - start)
+                columns = -(-count // PANEL) * PANEL
+                key, value = keys + start * key_row, values + start * value_row
+                pack_keys(kind, key, key_row, count, width, packed_keys)
+                product(kind, rows, queries, 4 * words, words, packed_keys, columns // PANEL,
+                        scores, 4 * TILE, 0, value)  # fmt: skip
+                for row in range(rows):
+                    seen = before + token + row // shared + 1 - start
+                    weigh(kind, scores + 4 * TILE * row, columns, max(0, seen - window),
+                          min(count, seen), tops + 4 * row, totals + 4 * row,
+                          factors + 4 * row)  # fmt: skip
+                pack_values(kind, value, value_row, count, wide, packed_values)
+                product(kind, rows, scores, 4 * TILE, -(-count // each), packed_values,
+                        mixed_row // (4 * PANEL), mixed, mixed_row,
+                        0 if start == first else factors, key + TILE * key_row)  # fmt: skip
+            _end(arguments, head, token, rows, chunk, chunks, mixed, tops, totals)
+            if chunks > 1 and increment(counters, SPREAD * (2 + head)) == chunks - 1:
+                for row in range(shared):
+                    _combine(arguments, head, row, chunks, scores)
+                put_int(counters, SPREAD * (2 + head), 0)  # for the next token
+            item = increment(counters, 0)
+        if increment(counters, SPREAD) == int_at(arguments, WORKERS) - 1:
+            put_int(counters, 0, 0)
+            put_int(counters, SPREAD, 0)
 
     return task(kernel)
 
 
 @register_jitable
-def _combine(arguments: int, head: int, g: int) -> None:
-    """Combine the chunks of one query head, with its sink if there is one."""
-    chunks, shared = int_at(arguments, CHUNKS), int_at(arguments, SHARED)
-    wide, tops, sums = (
-        int_at(arguments, VALUE_WIDTH),
-        int_at(arguments, TOPS),
-        int_at(arguments, SUMS),
-    )
-    first = head * chunks * shared + g
-    query = head * shared + g
-    sink = int_at(arguments, SINKS)
-    top = float_at(sink, query) if sink != 0 else float_at(tops, first)
+def _begin(
+    arguments: int, head: int, token: int, rows: int, paired: bool, queries: int, tops: int,
+    totals: int,
+) -> None:  # fmt: skip
+    """Scale the queries of one block as they are multiplied, and set the rows' states."""
+    shared, width = int_at(arguments, SHARED), int_at(arguments, WIDTH)
+    scale = float_at(int_at(arguments, SCALE), 0)
+    for row in range(rows):
+        source = int_at(arguments, QUERIES) + 4 * (head * shared + row % shared) * width
+        source += (token + row // shared) * int_at(arguments, TOKEN_STEP)
+        if paired:
+            store_as("bf16", source, width, scale, queries + 2 * width * row)
+        else:
+            store_as("f32", source, width, scale, queries + 4 * width * row)
+        put_float(tops, row, types.float32(LOWEST))
+        put_float(totals, row, types.float32(0.0))
+
+
+@register_jitable
+def _end(
+    arguments: int, head: int, token: int, rows: int, chunk: int, chunks: int, mixed: int,
+    tops: int, totals: int,
+) -> None:  # fmt: skip
+    """Write the results of one block, or what one chunk adds to them."""
+    shared, wide = int_at(arguments, SHARED), int_at(arguments, VALUE_WIDTH)
+    mixed_row = -(-wide // PANEL) * PANEL * 4
+    for row in range(rows):
+        weight = types.float32(1.0)
+        if chunks == 1:
+            query_head = head * shared + row % shared
+            to = int_at(arguments, OUT) + 4 * query_head * wide
+            to += (token + row // shared) * int_at(arguments, OUT_STEP)
+            weight = _share(arguments, query_head, float_at(tops, row), float_at(totals, row))
+        else:
+            to = _part(arguments, head, chunk, row) + 8
+            put_float(to - 8, 0, float_at(tops, row))
+            put_float(to - 8, 1, float_at(totals, row))
+        store_as("f32", mixed + row * mixed_row, wide, weight, to)
+
+
+@register_jitable
+def _split(arguments: int) -> tuple[int, int]:
+    """The length of a chunk, and the number of chunks."""
+    before, most = int_at(arguments, BEFORE), int_at(arguments, CHUNKS)
+    first = max(0, before + 1 - int_at(arguments, WINDOW))
+    span = before + int_at(arguments, TOKENS) - first
+    if most == 1:
+        return span, 1
+    length = TILE * -(-span // (most * TILE))
+    return length, -(-span // length)
+
+
+@register_jitable
+def _share(arguments: int, query_head: int, top: float, total: float) -> Any:
+    """The factor of a sum of values weighted by e^(score − top), of which `total` is the sum."""
+    sinks = int_at(arguments, SINKS)
+    if sinks == 0:
+        return types.float32(1.0) / total
+    sink = float_at(sinks, query_head)
+    most = max(top, sink)
+    mine = types.float32(math.exp(top - most))
+    return mine / (total * mine + types.float32(math.exp(sink - most)))
+
+
+@register_jitable
+def _part(arguments: int, head: int, chunk: int, row: int) -> Any:
+    """Where a row's maximum, sum and weighted values of one chunk are."""
+    place = (head * int_at(arguments, CHUNKS) + chunk) * int_at(arguments, SHARED) + row
+    return int_at(arguments, PARTS) + place * (4 * int_at(arguments, VALUE_WIDTH) + 8)
+
+
+@register_jitable
+def _combine(arguments: int, head: int, row: int, chunks: int, weights: int) -> None:
+    """Combine the chunks of one query head; `weights` is scratch memory."""
+    wide, query_head = int_at(arguments, VALUE_WIDTH), head * int_at(arguments, SHARED) + row
+    top = types.float32(LOWEST)
     for chunk in range(chunks):
-        top = max(top, float_at(tops, first + chunk * shared))
-    total = math.exp(float_at(sink, query) - top) if sink != 0 else types.float32(0.0)
+        top = max(top, float_at(_part(arguments, head, chunk, row), 0))
+    total = types.float32(0.0)
     for chunk in range(chunks):
-        place = first + chunk * shared
-        total += float_at(sums, place) * math.exp(float_at(tops, place) - top)
-    for column in range(wide):
-        found = types.float32(0.0)
-        for chunk in range(chunks):
-            place = first + chunk * shared
-            weight = math.exp(float_at(tops, place) - top)
-            found += weight * float_at(int_at(arguments, PARTS), place * wide + column)
-        put_float(int_at(arguments, OUT), query * wide + column, found / total)
+        part = _part(arguments, head, chunk, row)
+        weight = types.float32(math.exp(float_at(part, 0) - top))
+        total += weight * float_at(part, 1)
+        put_float(weights, chunk, weight)
+    share = _share(arguments, query_head, top, total)
+    for chunk in range(chunks):
+        put_float(weights, chunk, float_at(weights, chunk) * share)
+    first = _part(arguments, head, 0, row)
+    blend("f32", 1, first + 8, _part(arguments, head, 1, row) - first, weights, 0, chunks, wide,
+          int_at(arguments, OUT) + 4 * query_head * wide, 0)  # fmt: skip
 
 
 def _prepared(
-    kind: str, heads: int, kv_heads: int, width: int, wide: int, length: int, chunks: int
+    kind: str, heads: int, kv_heads: int, width: int, wide: int, tokens: int, scale: float
 ) -> Prepared:
-    """The kernel for `chunks` chunks of `length` tokens."""
-    shared, rows = heads // kv_heads, heads * chunks
-    sizes = [rows * length, rows, rows, rows * wide]
-    scratch, counters = work_memory(sum(sizes)), np.zeros(SPREAD * kv_heads, np.int64)
-    arguments = np.zeros(SINKS + 1, np.int64)
-    arguments[SHARED : CHUNKS + 1] = shared, width, wide, length, chunks
-    arguments[SCORES : PARTS + 1] = np.cumsum([0, *sizes[:-1]]) * 4 + address(scratch)
-    arguments[DONE] = address(counters)
+    """The kernel for queries of `tokens` tokens; the caller sets the addresses and positions."""
+    shared, workers = heads // kv_heads, threads()
+    block = min(tokens, -(-BLOCK_ROWS // shared))
+    rows, wide_columns = block * shared, -(-wide // PANEL) * PANEL
+    # The scratch memory of a turn: queries, keys, values, scores, weighted values, three states.
+    sizes = [rows * width, width * TILE, TILE * wide_columns, rows * TILE, rows * wide_columns,
+             3 * rows]  # fmt: skip
+    starts = np.cumsum([0, *(-(-size // LANES) * LANES for size in sizes)]) * 4
+    chunks = max(1, CHUNKS_PER_THREAD * workers // kv_heads) if tokens == 1 else 1
+    parts = kv_heads * chunks * shared * (wide + 2) if tokens == 1 else 0
+    scratch = work_memory(workers * int(starts[-1]) // 4 + parts + LANES)
+    counters, factor = np.zeros(SPREAD * (2 + kv_heads), np.int64), np.array([scale], np.float32)
+    arguments = np.zeros(STATE_AT + 1, np.int64)
+    begin = -(-address(scratch) // (4 * LANES)) * 4 * LANES  # vectors within cache lines
+    arguments[TOKENS:SINKS] = (
+        tokens, EVERYTHING, kv_heads, shared, width, wide, block, -(-tokens // block), chunks,
+        address(factor),
+    )  # fmt: skip
+    arguments[PARTS:SCRATCH_STEP] = (
+        begin + workers * starts[-1], address(counters), workers, begin
+    )  # fmt: skip
+    arguments[SCRATCH_STEP:] = starts[-1], *starts[1:-1]
+    arguments[[TOKEN_STEP, OUT_STEP]] = 4 * heads * width, 4 * heads * wide
+    nbytes = max(2 * rows * TILE, 1 << 20)  # unknown; a second thread pays from a few tiles on
     return Prepared(
-        arguments, (QUERIES, OUT), 2 * rows * length * (width + wide),
-        Stage(attention_task(kind), kv_heads * chunks), memory=[scratch, counters],
+        arguments, (-1, -1), nbytes, Stage(attention_task(kind), workers),
+        memory=[scratch, counters, factor],
     )  # fmt: skip
 
 
-_kept = lru_cache(maxsize=64)(_prepared)
-"""For `attend`, which runs one call at a time."""
-
-
-def _split(tokens: int, kv_heads: int) -> tuple[int, int]:
-    """The length and number of chunks; both change in steps, so a kernel serves many tokens."""
-    most = max(1, TASKS_PER_THREAD * threads() // kv_heads)
-    length = CHUNK * max(1, -(-tokens // (most * CHUNK)))
-    return length, -(-tokens // length)
-
-
-def _shapes(heads: int, keys: Cached, values: Cached) -> tuple[str, int, int, int, int]:
-    kv_heads, _, width = keys.memory.shape
-    return keys.kind, heads, kv_heads, width, values.memory.shape[2]
-
-
-def _reads(keys: Cached, values: Cached) -> tuple[int, int, int, int]:
+def _over(keys: Cached, values: Cached) -> tuple[int, int, int, int]:
     """Addresses of keys and values, and the strides of their heads."""
     return keys.address, values.address, keys.memory.strides[0], values.memory.strides[0]
 
@@ -239,58 +245,68 @@ def attend(
     scale: float,
     sinks: F32s | None = None,
     tokens: int | None = None,
+    window: int = EVERYTHING,
 ) -> F32s:
-    """Attention of one token: queries [heads, width] → [heads, value width].
+    """Causal attention of a cache's last tokens: [rows, heads, width] → [rows, heads, value width].
 
-    Query head h reads key head h // (heads / key heads). `sinks` [heads] are additional scores
-    without a value. The first `tokens` keys and values are read, by default all.
+    Query head h reads key head h // (heads / key heads). A token sees itself and what is before it.
+
+    Args:
+        queries: float32; each row's heads are contiguous, rows may be further apart.
+        sinks: [heads], additional scores without a value.
+        tokens: how many keys and values are read, by default all; the last ones are the queries'.
+        window: how many positions a token sees, its own included.
 
     Raises:
         ValueError: the shapes do not fit each other.
     """
-    heads, width = queries.shape
+    rows, heads, width = queries.shape
     kv_heads, room, key_width = keys.memory.shape
     tokens = room if tokens is None else tokens
-    if heads % kv_heads or key_width != width or keys.kind != values.kind or tokens > room:
+    fits = key_width == width and keys.kind == values.kind and rows <= tokens <= room
+    if heads % kv_heads or not fits or width % 2:
         raise ValueError(f"queries {queries.shape} do not fit keys {keys.memory.shape}")
-    out = np.empty((heads, values.memory.shape[2]), np.float32)
-    scaled = queries * np.float32(scale)
+    out = np.empty((rows, heads, values.memory.shape[2]), np.float32)
     with RUNNING:
-        prepared = _kept(*_shapes(heads, keys, values), *_split(tokens, kv_heads))
-        prepared.arguments[KEYS : TOKENS + 1] = *_reads(keys, values), tokens
-        prepared.arguments[SINKS] = address(sinks)
-        prepared.run(scaled, out)
+        prepared = _prepared(keys.kind, heads, kv_heads, width, out.shape[2], rows, scale)
+        arguments = prepared.arguments
+        arguments[KEYS : BEFORE + 1] = *_over(keys, values), tokens - rows
+        arguments[[TOKEN_STEP, WINDOW, SINKS]] = queries.strides[0], window, address(sinks)
+        arguments[[QUERIES, OUT]] = queries.ctypes.data, address(out)
+        prepared.run(NO_ROWS, NO_ROWS)
     return out
 
 
 class Attend:
-    """`attend` in a chain.
+    """One token's attention in a chain.
 
     Args:
-        queries: float32, the token's scaled queries [heads × width]; more may follow them.
+        queries: float32, the token's queries [heads × width]; more may follow them.
         out: float32 [heads × value width].
-        sinks: as in `attend`.
+        scale, sinks, window: as in `attend`.
+        kind: of the cache.
+
+    Attributes:
+        link: the link of the chain; call `over` before it runs.
     """
 
-    def __init__(self, queries: F32s, out: F32s, heads: int, sinks: F32s | None = None) -> None:
-        self._heads, self._sinks = heads, address(sinks)
-        self._queries, self._out = address(queries), address(out)
-        memory = (queries, out) if sinks is None else (queries, out, sinks)
-        self.link = Link(0, np.zeros(1, np.int64), 0, memory)
+    def __init__(
+        self, queries: F32s, out: F32s, heads: int, kv_heads: int, width: int, kind: str,
+        scale: float, sinks: F32s | None = None, window: int = EVERYTHING,
+    ) -> None:  # fmt: skip
+        prepared = _prepared(kind, heads, kv_heads, width, out.size // heads, 1, scale)
+        arguments = prepared.arguments
+        arguments[[QUERIES, OUT, SINKS, WINDOW]] = (
+            address(queries), address(out), address(sinks), window
+        )  # fmt: skip
+        code, tasks = prepared.stages[1]
+        memory = (*prepared.memory, queries, out, *(() if sinks is None else (sinks,)))
+        self.link = Link(code, arguments, tasks, memory)
         self._keys: weakref.ref[Cached] | None = None  # weak: freed with a run
-        self._served = range(0)  # numbers of tokens that the prepared kernel serves
-        self._prepared: Prepared | None = None
 
-    def over(self, keys: Cached, values: Cached, tokens: int, chain: Chain, place: int) -> None:
-        """Make link number `place` of `chain` attend over `tokens` tokens; `RUNNING` is locked."""
-        known = self._keys is not None and keys is self._keys()
-        if not known or tokens not in self._served or self._prepared is None:
-            length, chunks = _split(tokens, keys.memory.shape[0])
-            prepared = _prepared(*_shapes(self._heads, keys, values), length, chunks)
-            prepared.arguments[KEYS:TOKENS] = _reads(keys, values)
-            prepared.arguments[[QUERIES, OUT, SINKS]] = self._queries, self._out, self._sinks
-            code, tasks = prepared.stages[1]
-            chain.replace(place, code, prepared.address, tasks)
-            self._keys, self._prepared = weakref.ref(keys), prepared
-            self._served = range((chunks - 1) * length + 1, chunks * length + 1)
-        self._prepared.arguments[TOKENS] = tokens
+    def over(self, keys: Cached, values: Cached, tokens: int) -> None:
+        """Attend over the first `tokens` keys and values, the token's own the last of them."""
+        if self._keys is None or keys is not self._keys():
+            self.link.arguments[KEYS:BEFORE] = _over(keys, values)
+            self._keys = weakref.ref(keys)
+        self.link.arguments[BEFORE] = tokens - 1

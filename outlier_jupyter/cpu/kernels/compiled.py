@@ -107,6 +107,7 @@ INLINED = (
     "reductions",
     "rows",
     "simd",
+    "tiles",
     "system_calls",
     "kernel_chain",
     "../../checkpoint/linux_aio",

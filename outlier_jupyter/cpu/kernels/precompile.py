@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .attention import append_kv_task, attention_task
+from .append_kv import append_kv_task
+from .attention import attention_task
 from .compiled import task_loop
 from .experts import hidden_task, output_task
 from .gated_delta import convolve_task, delta_task
@@ -14,7 +15,6 @@ from .kernel_chain import chain_runner
 from .likeliest import likeliest_loop
 from .linear import arrange_task, matrix_task
 from .norm_and_top_k import choose_task, norm_task
-from .prefill_attention import prefill_attention_task
 from .prefill_matmul import activate_task, unpack_task
 from .rope import rope_task
 from .token_loop import token_runner
@@ -42,7 +42,7 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
 
 def for_attention(kind: str) -> list[Work]:
     """The kernels of attention over a cache of type `kind`."""
-    return [(attention_task, (kind,)), (prefill_attention_task, (kind,)), (rope_task, ())]
+    return [(attention_task, (kind,)), (append_kv_task, (kind,)), (rope_task, ())]
 
 
 def for_delta(taps: int, by_column: bool, swish: bool) -> list[Work]:
@@ -55,14 +55,7 @@ def for_layers() -> list[Work]:
     gates: list[Work] = [(gate_task, (swish,)) for swish in (0, 1)]
     return gates + [
         (compile_one, ())
-        for compile_one in (
-            chain_runner,
-            token_runner,
-            norm_task,
-            choose_task,
-            append_kv_task,
-            blend_task,
-        )
+        for compile_one in (chain_runner, token_runner, norm_task, choose_task, blend_task)
     ]
 
 

@@ -30,9 +30,11 @@ HAS_SDOT = "dotprod" in FEATURES or cpu_name().startswith("apple-m")
 """Whether an instruction multiplies bytes and adds four products, on x86 and on ARM."""
 WIDENS_F16 = "f16c" in FEATURES or platform.machine() in ("aarch64", "arm64")
 """Whether it converts float16 to float32; else LLVM calls a function that may be missing."""
+MULTIPLIES_BF16 = "avx512bf16" in FEATURES
+"""Whether one instruction multiplies pairs of bfloat16 and adds them to float32."""
 USED = {
     "AVX-512": LANES == 16, "AVX2": HAS_AVX2, "VNNI": HAS_VNNI, "dot products": HAS_SDOT,
-    "F16C": "f16c" in FEATURES,
+    "F16C": "f16c" in FEATURES, "BF16": MULTIPLIES_BF16,
 }  # fmt: skip
 VECTORS = ", ".join(name for name, there in USED.items() if there) or f"{LANES} lanes"
 """The features that the kernels use, by their marketing names; reported beside speeds."""

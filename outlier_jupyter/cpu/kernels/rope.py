@@ -9,21 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import float_at, int_at, put_float
-from .compiled import RUNNING, Prepared, Stage, address, task
+from .compiled import Stage, address, run, task
 from .kernel_chain import Link, link
 from .linear import F32s
 
-X, HEADS, WIDTH, WEIGHTS, ROTATED, ANGLES, PAIRED, PARAMETERS = range(8)
+X, HEADS, WIDTH, WEIGHTS, ROTATED, ANGLES, PAIRED, PARAMETERS, STEP = range(9)
 
 
 @lru_cache
 def rope_task() -> int:
-    """The kernel of `HeadRotation`; a task is a head."""
+    """The kernel of `HeadRotation`; a task is a token's head."""
 
-    def kernel(arguments: int, head: int) -> None:
+    def kernel(arguments: int, number: int) -> None:
         width, rotated = int_at(arguments, WIDTH), int_at(arguments, ROTATED)
-        x = int_at(arguments, X) + 4 * head * width
-        weights, angles = int_at(arguments, WEIGHTS), int_at(arguments, ANGLES)
+        token = number // int_at(arguments, HEADS)
+        head = number - token * int_at(arguments, HEADS)
+        x = int_at(arguments, X) + token * int_at(arguments, STEP) + 4 * head * width
+        angles = int_at(arguments, ANGLES) + 8 * token * rotated
+        weights = int_at(arguments, WEIGHTS)
         if weights != 0:
             total = float_at(x, 0) * float_at(x, 0)
             for i in range(1, width):
@@ -43,7 +46,7 @@ def rope_task() -> int:
 
 
 class HeadRotation:
-    """Normalises and rotates the heads of one token.
+    """Normalises and rotates the heads of one token or several.
 
     Args:
         heads, width: number and width of the heads.
@@ -67,21 +70,22 @@ class HeadRotation:
         self._parameters = (
             heads, width, weights, len(frequencies), 0, int(paired), np.array([epsilon], np.float32)
         )  # fmt: skip
-        made = link(rope_task(), heads, 0, *self._parameters)
-        # It reads little memory, so it runs on the calling thread.
-        self._prepared = Prepared(
-            made.arguments, (X, ANGLES), 0, Stage(made.code, heads), memory=made.memory
-        )
 
-    def __call__(self, heads: F32s, position: int) -> None:
-        """Normalise and rotate `heads` [heads, width], contiguous, in place."""
-        angles, _ = _angles(self._frequencies, position, self._magnitude)
-        with RUNNING:
-            self._prepared.run(heads, angles)
+    def __call__(self, rows: F32s, position: int) -> None:
+        """Normalise and rotate in place the heads that each of `rows` [tokens, …] begins with.
+
+        Args:
+            position: of the first token; the others follow.
+        """
+        angles = _many_angles(self._frequencies, position, len(rows), self._magnitude)
+        heads = self._parameters[0]
+        made = link(rope_task(), heads, rows.ctypes.data, *self._parameters, rows.strides[0])
+        made.arguments[ANGLES] = address(angles)
+        run(made.arguments, rows.nbytes, Stage(made.code, heads * len(rows)))
 
     def link(self, heads: F32s) -> Link:
-        """The same as a link of a chain; call `at` with the position before it runs."""
-        return link(rope_task(), self._parameters[0], heads, *self._parameters)
+        """One token's, as a link of a chain; call `at` with the position before it runs."""
+        return link(rope_task(), self._parameters[0], heads, *self._parameters, 0)
 
     def at(self, position: int, made: Link) -> None:
         """Set the position of `made`, a result of `link`, for its next run."""
@@ -91,7 +95,18 @@ class HeadRotation:
 @lru_cache(maxsize=4096)
 def _angles(frequencies: bytes, position: int, magnitude: float) -> tuple[F32s, int]:
     """Cosines, then sines, of a token's angles, [1, both], and their address; shared by layers."""
-    rotated = position * np.frombuffer(frequencies, np.float64)
-    found = np.concatenate([np.cos(rotated), np.sin(rotated)])
-    found = (magnitude * found).astype(np.float32)[None]
+    found = _made(frequencies, position, 1, magnitude)
     return found, address(found)
+
+
+@lru_cache(maxsize=2)
+def _many_angles(frequencies: bytes, first: int, tokens: int, magnitude: float) -> F32s:
+    """The same of several tokens, [tokens, both]; a prompt's layers have the same."""
+    return _made(frequencies, first, tokens, magnitude)
+
+
+def _made(frequencies: bytes, first: int, tokens: int, magnitude: float) -> F32s:
+    positions = np.arange(first, first + tokens, dtype=np.float64)
+    rotated = np.outer(positions, np.frombuffer(frequencies, np.float64))
+    found = np.concatenate([np.cos(rotated), np.sin(rotated)], axis=1)
+    return (magnitude * found).astype(np.float32)

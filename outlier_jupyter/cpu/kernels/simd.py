@@ -34,6 +34,19 @@ def constant(value: float, element: Any, lanes: int) -> Value:
     return ir.Constant(vector(element, lanes), [value] * lanes)
 
 
+class _BF16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's bfloat16, which llvmlite has no type for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BF16)
+
+    def __hash__(self) -> int:
+        return hash(_BF16)
+
+
 class Emitter:
     """Writes vector operations at a builder's position."""
 
@@ -73,13 +86,14 @@ class Emitter:
         kind = values[0].type
         return self.intrinsic(f"{name}.{_mangled(kind)}", kind, *values)
 
-    def prefetch(self, address: Value) -> None:
-        """Prefetch the cache line at `address`, to be read once; an invalid address is no fault.
+    def prefetch(self, address: Value, locality: int = 0) -> None:
+        """Prefetch the cache line at `address`; an invalid address is no fault.
 
-        Data that is read once should not evict the interpreter's from the caches.
+        Args:
+            locality: from 0, for data that is read once and soon and should evict nothing, to 3.
         """
-        # A read, low temporal locality, data cache.
-        how = [ir.Constant(I32, number) for number in (0, 0, 1)]
+        # A read, locality, data cache.
+        how = [ir.Constant(I32, number) for number in (0, locality, 1)]
         place = self.builder.inttoptr(address, I8.as_pointer())
         self.intrinsic("llvm.prefetch.p0i8", ir.VoidType(), place, *how)
 
@@ -122,6 +136,21 @@ class Emitter:
         if isinstance(value.type, ir.VectorType):
             value = self.builder.extract_element(value, ir.Constant(I32, 0))
         return value
+
+    def most(self, value: Value, lanes: int) -> Value:
+        """The largest of all lanes."""
+        while lanes > 1:
+            lanes //= 2
+            low = self.shuffle(value, value, list(range(lanes)))
+            high = self.shuffle(value, value, list(range(lanes, 2 * lanes)))
+            value = self.call("llvm.maxnum", low, high)
+        return self.builder.extract_element(value, ir.Constant(I32, 0))
+
+    def multiply_pairs(self, a: Value, b: Value, c: Value) -> Value:
+        """c + the products of both bfloat16 in each lane of a and b, for 16 lanes of 32 bits."""
+        pairs = ir.VectorType(_BF16(), 32)
+        a, b = (self.builder.bitcast(each, pairs) for each in (a, b))
+        return self.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", c.type, c, a, b)
 
     def floats(self, address: Value, kind: str, lanes: int) -> Value:
         """`lanes` numbers of type `kind` ("f32", "f16", "bf16", "e8m0") as float32."""

@@ -19,8 +19,14 @@ KINDS = {mx.float32: "f32", mx.float16: "f16", mx.bfloat16: "bf16"}
 
 
 def view(array: mx.array) -> npt.NDArray[Any]:
-    """A view of an array, which is evaluated first; bfloat16 as uint16, its bits."""
+    """A view of an array, which is evaluated first; bfloat16 as uint16, its bits.
+
+    Where bfloat16 is not contiguous it is a copy.
+    """
     mx.eval(array)
+    if array.dtype == mx.bfloat16 and not memoryview(array).c_contiguous:  # type: ignore[arg-type]
+        array = mx.contiguous(array)
+        mx.eval(array)
     if array.dtype == mx.bfloat16:
         # mx.array has the buffer protocol, but its type stub does not say so.
         flat: Any = np.frombuffer(memoryview(array).cast("B"), np.uint16)  # type: ignore[arg-type]

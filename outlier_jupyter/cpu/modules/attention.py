@@ -12,28 +12,25 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import KVCache
 
-from ...families import known_as
 from ..kernels import (
     AppendKV,
     Attend,
-    Cached,
     Chain,
     HeadRotation,
     Link,
     Matrix,
     Workspace,
     attend,
-    attend_causal,
     norm_link,
     sigmoid_link,
 )
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
-from .kv_append import KVAppender, cached_rows, takes_float32
+from .kv_append import KVAppender, takes_floats, window_of
 from .parts import Matrices, Projection
 from .rotation import rotation_of
+from .stored_type import stored_type
 
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
@@ -53,7 +50,9 @@ class AttentionPlan:
     def __init__(self, module: Any, matrices: Matrices) -> None:
         parts = [matrices[id(module[name])] for name in ("q_proj", "k_proj", "v_proj")]
         self.output = Projection([matrices[id(module.o_proj)]])
-        self.appender = KVAppender()
+        dtype = stored_type(module)
+        assert dtype is not None, "only modules that can_swap accepts"
+        self.appender = KVAppender(dtype)
         self.heads, self.kv_heads = _first(module, HEADS), _first(module, KV_HEADS)
         self.scale = float(_first(module, SCALES))
         self.width = parts[1].height // self.kv_heads
@@ -77,22 +76,36 @@ class AttentionPlan:
                 [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
             )
         rotation = rotation_of(module.rope)
-        assert rotation is not None, "only modules that can_swap accepts"
+        assert rotation is not None, "as above"
         self.rotate = HeadRotation(
             self.heads + self.kv_heads, self.width, *rotation, weights, self.epsilon
         )
 
     def decode(self, x: F32s, cache: Any) -> F32s:
         """x [1, width] → [1, width], with the token's key and value added to `cache`."""
-        whole = self._normed(self.project(x))
-        found = whole[0]
-        queries_and_keys = found[: self.rotated].reshape(-1, self.width)
-        value = found[self.rotated : self.rotated + self.kv_heads * self.wide]
-        self.rotate(queries_and_keys, cache.offset)
-        queries, key = queries_and_keys[: self.heads], queries_and_keys[self.heads :]
-        seen = self.appender.add(cache, key, value.reshape(self.kv_heads, -1))
-        mixed = attend(queries, seen[0], seen[1], self.scale, self.sinks, seen[2])
-        return self.output(self._opened(mixed.reshape(1, -1), whole))
+        return self._mixed(x, cache, None)
+
+    def prefill(self, x: F32s, cache: Any, window: int) -> F32s:
+        """x [rows, width] → [rows, width]; each row sees `window` rows up to its own."""
+        return self._mixed(x, cache, window)
+
+    def _mixed(self, x: F32s, cache: Any, window: int | None) -> F32s:
+        """Several rows, or one with a cache that it is written into where that is safe."""
+        found, rows = self._normed(self.project(x)), len(x)
+        self.rotate(found, cache.offset)
+        queries = found[:, : self.split].reshape(rows, self.heads, self.width)
+        ends = self.split, self.rotated, self.rotated + self.kv_heads * self.wide
+        key, value = (
+            found[:, a:b].reshape(rows, self.kv_heads, -1).transpose(1, 0, 2)
+            for a, b in pairwise(ends)
+        )
+        if window is None:
+            keys, values, tokens = self.appender.add(cache, key[:, 0], value[:, 0])
+            mixed = attend(queries, keys, values, self.scale, self.sinks, tokens)
+        else:
+            keys, values = self.appender.extend(cache, key, value)
+            mixed = attend(queries, keys, values, self.scale, self.sinks, window=window)
+        return self.output(self._opened(mixed.reshape(rows, -1), found))
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
         """`decode` as links of a chain: x [width] → out [width]; `begin` sets the position."""
@@ -104,16 +117,20 @@ class AttentionPlan:
             for part, weight in zip(parts, self.norms, strict=True):
                 norms.append(norm_link(part, weight, self.epsilon, part))
         self._rotated = self.rotate.link(found[: self.rotated])
-        self._append = AppendKV(found, self.heads, self.kv_heads, self.width, self.wide, self.scale)
-        before = [*self.project.links(x, found), *norms, self._rotated, self._append.link]
-        self._attend = Attend(found, mixed, self.heads, self.sinks)
-        self._place = len(before)
+        kind = self.appender.kind
+        self._append = AppendKV(found[self.split :], self.kv_heads, self.width, self.wide, kind)
+        self._attend = Attend(
+            found, mixed, self.heads, self.kv_heads, self.width, kind, self.scale, self.sinks
+        )
         gate = [sigmoid_link(found[-mixed.size :], mixed, mixed)] if self.gated else []
-        return [*before, self._attend.link, *gate, *self.output.links(mixed, out)]
+        return [
+            *self.project.links(x, found), *norms, self._rotated, self._append.link,
+            self._attend.link, *gate, *self.output.links(mixed, out),
+        ]  # fmt: skip
 
     def takes(self, cache: Any) -> bool:
         """As `Mixer.takes`."""
-        return self.appender.owns(cache) or takes_float32(cache)
+        return self.appender.owns(cache) or takes_floats(cache)
 
     def ready(self, cache: Any) -> bool:
         """As `Mixer.ready`."""
@@ -123,29 +140,9 @@ class AttentionPlan:
         """As `Mixer.begin`."""
         place = self.appender.reserve(cache)
         assert place is not None, "only caches that are ready"
-        keys, values, at = place
-        self.rotate.at(at, self._rotated)
-        self._append.append_to(keys, values, at)
-        self._attend.over(keys, values, at + 1, chain, first + self._place)
-
-    def prefill(self, x: F32s, cache: KVCache) -> F32s:
-        """x [rows, width] → [rows, width]; each row attends to the cache and the rows up to it."""
-        rows, offset = len(x), cache.offset
-        found = self._normed(self.project(x))
-        for row in range(rows):
-            self.rotate(found[row, : self.rotated].reshape(-1, self.width), offset + row)
-        shape = (1, rows, self.kv_heads, -1)
-        ends = self.split, self.rotated, self.rotated + self.kv_heads * self.wide
-        keys, values = (
-            mx.array(np.ascontiguousarray(found[:, a:b].reshape(shape).transpose(0, 2, 1, 3)))
-            for a, b in pairwise(ends)
-        )
-        cache.update_and_fetch(keys, values)
-        seen = [Cached(cached_rows(part, cache.offset), "f32")
-                for part in (cache.keys, cache.values)]  # fmt: skip
-        queries = found[:, : self.split].reshape(rows, self.heads, self.width)
-        mixed = attend_causal(queries, seen[0], seen[1], self.scale, self.sinks)
-        return self.output(self._opened(mixed.reshape(rows, -1), found))
+        self.rotate.at(place.position, self._rotated)
+        self._append.append_to(place.keys, place.values, place.at)
+        self._attend.over(place.keys, place.values, place.tokens)
 
     def _normed(self, found: F32s) -> F32s:
         """`found` [rows, height], with norms over all heads at once applied in place."""
@@ -177,23 +174,18 @@ class _Attention:
     _plan: AttentionPlan
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        if mask is None and x.shape[:2] == (1, 1) and takes_float32(cache):
-            found = self._plan.decode(as_rows(x), cache)
-            return mx.array(found[None])
-        if (
-            isinstance(mask, str)
-            and mask == "causal"
-            and len(x) == 1
-            and type(cache) is KVCache
-            and takes_float32(cache)
-        ):
-            return mx.array(self._plan.prefill(as_rows(x), cache)[None])
+        if len(x) == 1 and takes_floats(cache):
+            if mask is None and x.shape[1] == 1:
+                return mx.array(self._plan.decode(as_rows(x), cache)[None])
+            window = window_of(mask, cache, x.shape[1])
+            if window is not None:
+                return mx.array(self._plan.prefill(as_rows(x), cache, window)[None])
         return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
 
 
 def can_swap(module: nn.Module) -> bool:
     """Whether the module is an attention of a known class, with a known RoPE."""
-    return known_as(module, "attention") is not None and rotation_of(module.rope) is not None
+    return stored_type(module) is not None
 
 
 def swap_attention(module: Any, matrices: Matrices) -> None:

@@ -27,6 +27,7 @@ from . import decoder_layer as layer
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, format_of, swap_embedding, swap_linears
 from .model import swap_model
+from .stored_type import stored_type
 from .token_loop import TokenLoop
 
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -90,7 +91,10 @@ class Native:
 
     def _compile(self) -> None:
         try:
-            work = for_attention("f32") + for_layers()
+            work = for_layers()
+            stored = {stored_type(module) for _, module in self._modules}
+            for kind in sorted(KINDS[each] for each in stored if each is not None):
+                work += for_attention(kind)
             for _, module in self._modules:
                 if gated_delta.can_swap(module):
                     work += for_delta(*gated_delta.kernels_of(module))

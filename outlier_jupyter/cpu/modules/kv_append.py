@@ -3,33 +3,65 @@
 mlx-lm's own update builds and evaluates a graph. After one such update nothing else shares the
 cache's arrays, because MLX copies shared arrays before it writes. From then on tokens are written
 into that memory, as long as the cache is unchanged otherwise and has room.
+
+Keys and values have the 16 bits of the model's weights, though activations are float32: MLX writes
+what is appended in the type of the cache's arrays, and where it lets a cache grow in float32, the
+next append brings it back.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import KVCache
+import numpy.typing as npt
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from ..kernels import Cached
-from .arrays import F32s, view
+from .arrays import KINDS, F32s, view
+
+KNOWN = (KVCache, RotatingKVCache)
+"""Caches whose memory tokens are written into."""
+
+
+class CachePlace(NamedTuple):
+    """Where the next token's key and value go.
+
+    Attributes:
+        keys, values: all of the cache.
+        at: number of the token's row.
+        tokens: how many rows the token sees, its own included.
+        position: of the token in the text.
+    """
+
+    keys: Cached
+    values: Cached
+    at: int
+    tokens: int
+    position: int
 
 
 class KVAppender:
     """Appends tokens to the KV cache of one layer.
 
     It references the cache weakly, so the cache's memory is freed with the cache.
+
+    Args:
+        dtype: of what is stored.
+
+    Attributes:
+        kind: its name.
     """
 
-    def __init__(self) -> None:
-        self._cache: weakref.ref[KVCache] = weakref.ref(KVCache())
-        self._keys: mx.array | None = None
-        self._values: mx.array | None = None
+    def __init__(self, dtype: mx.Dtype) -> None:
+        self.kind = KINDS[dtype]
+        self._dtype = dtype
+        self._cache: weakref.ref[Any] = weakref.ref(KVCache())
+        self._arrays: tuple[mx.array, mx.array] | None = None
         self._memory: tuple[Cached, Cached] | None = None
-        self._offset = 0
+        self._state: tuple[int, int] = 0, 0
 
     def add(self, cache: Any, key: F32s, value: F32s) -> tuple[Cached, Cached, int]:
         """Append key and value [heads, width]; returns all keys, all values and the token count.
@@ -38,30 +70,42 @@ class KVAppender:
         """
         place = self.reserve(cache)
         if place is not None:
-            keys, values, at = place
-            keys.memory[:, at], values.memory[:, at] = key, value
-            return keys, values, at + 1
-        fetched = cache.update_and_fetch(
-            mx.array(key[None, :, None]), mx.array(value[None, :, None])
-        )
-        if type(cache) is not KVCache:
-            keys, values = (Cached(view(mx.contiguous(part))[0], "f32") for part in fetched)
-            return keys, values, keys.memory.shape[1]
-        mx.eval(cache.keys, cache.values)
-        self._cache = weakref.ref(cache, self._forget)
-        self._keys, self._values, self._offset = cache.keys, cache.values, cache.offset
-        memories = [view(part)[0] for part in (cache.keys, cache.values)]
-        in_order = all(_in_order(memory) for memory in memories)
-        # Views of arrays that this object references, so their memory does not move.
-        self._memory = (
-            (Cached(memories[0], "f32"), Cached(memories[1], "f32")) if in_order else None
-        )
-        keys, values = self._memory or (Cached(cached_rows(part, cache.offset), "f32")
-                                      for part in (cache.keys, cache.values))  # fmt: skip
-        return keys, values, cache.offset
+            place.keys.memory[:, place.at] = self.stored(key)
+            place.values.memory[:, place.at] = self.stored(value)
+            return place.keys, place.values, place.tokens
+        fetched = self.extend(cache, key[:, None], value[:, None])
+        if type(cache) in KNOWN:
+            self._own(cache)
+        return *fetched, fetched[0].memory.shape[1]
 
-    def reserve(self, cache: Any) -> tuple[Cached, Cached, int] | None:
-        """Reserve the place of one more token: all keys, all values, and the place's number.
+    def extend(self, cache: Any, keys: F32s, values: F32s) -> tuple[Cached, Cached]:
+        """Have mlx-lm append keys and values [heads, tokens, width]; returns all of both.
+
+        They are for reading until the next token.
+        """
+        for name in ("keys", "values"):
+            part = getattr(cache, name)
+            if part is not None and part.dtype != self._dtype:
+                setattr(cache, name, part.astype(self._dtype))
+        fetched = cache.update_and_fetch(
+            *(mx.array(np.ascontiguousarray(part[None])).astype(self._dtype)
+              for part in (keys, values))
+        )  # fmt: skip
+        tokens = fetched[0].shape[2]
+        if type(cache) is KVCache:  # its own arrays: the first tokens of one are a copy
+            fetched = cache.keys, cache.values
+        seen = [Cached(_first_rows(part, tokens), self.kind) for part in fetched]
+        return seen[0], seen[1]
+
+    def stored(self, part: F32s) -> npt.NDArray[Any]:
+        """Finite float32 as it is stored."""
+        if self.kind == "f32":
+            return part
+        bits = part.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+    def reserve(self, cache: Any) -> CachePlace | None:
+        """Reserve the place of one more token.
 
         The caller writes the token's key and value there. None if the cache has no room or was
         changed elsewhere; then call `add`.
@@ -69,42 +113,72 @@ class KVAppender:
         if not self.owns(cache):
             return None
         assert self._memory is not None
-        at = self._offset
-        cache.offset = self._offset = at + 1
-        return *self._memory, at
+        keys, values = self._memory
+        position = at = cache.offset
+        if type(cache) is RotatingKVCache:  # as in mlx-lm's `_update_in_place`
+            at = cache.keep if cache._idx == cache.max_size else cache._idx
+            cache._idx = at + 1
+        cache.offset = position + 1
+        self._state = cache.offset, at + 1
+        return CachePlace(keys, values, at, min(position + 1, keys.memory.shape[1]), position)
 
-    def _forget(self, cache: weakref.ref[KVCache]) -> None:
+    def _own(self, cache: Any) -> None:
+        """Write the next tokens into the cache's memory, if it is contiguous."""
+        mx.eval(cache.keys, cache.values)
+        self._cache = weakref.ref(cache, self._forget)
+        self._arrays = cache.keys, cache.values
+        self._state = cache.offset, getattr(cache, "_idx", cache.offset)
+        self._memory = None
+        if all(memoryview(part).c_contiguous for part in self._arrays):  # type: ignore[arg-type]  # as in `view`
+            # Views of arrays that this object references, so their memory does not move.
+            memories = [Cached(view(part)[0], self.kind) for part in self._arrays]
+            self._memory = memories[0], memories[1]
+
+    def _forget(self, cache: weakref.ref[Any]) -> None:
         """Free the memory when the cache itself is freed."""
         if cache is self._cache:
-            self._keys = self._values = self._memory = None
+            self._arrays = self._memory = None
 
     def owns(self, cache: Any) -> bool:
         """Whether `cache` is unchanged since the last append, with room for one more token."""
+        if self._memory is None or self._arrays is None or type(cache) not in KNOWN:
+            return False
+        room = self._memory[0].memory.shape[1]
         return (
-            self._memory is not None
-            and type(cache) is KVCache
-            and cache.keys is self._keys
-            and cache.values is self._values
-            and cache.offset == self._offset
-            and cache.keys is not None
-            and cache.offset < cache.keys.shape[2]
+            cache.keys is self._arrays[0]
+            and cache.values is self._arrays[1]
+            and (cache.offset, getattr(cache, "_idx", cache.offset)) == self._state
+            and (cache.offset < room or room == getattr(cache, "max_size", None))
         )
 
 
-def cached_rows(part: mx.array, tokens: int) -> F32s:
-    """The first tokens of a cache's keys or values: [heads, tokens, width], rows contiguous."""
-    found: F32s = view(part)[0][:, :tokens]
+def _first_rows(part: mx.array, tokens: int) -> npt.NDArray[Any]:
+    """The first tokens of keys or values: [heads, tokens, width], rows contiguous."""
+    found: npt.NDArray[Any] = view(part)[0][:, :tokens]
     return found if _in_order(found) else np.ascontiguousarray(found)
 
 
-def _in_order(part: F32s) -> bool:
+def _in_order(part: npt.NDArray[Any]) -> bool:
     """Whether rows are contiguous. MLX keeps an array that fills a cache whole in any order."""
     return part.strides[1:] == (part.itemsize * part.shape[2], part.itemsize)
 
 
-def takes_float32(cache: Any) -> bool:
-    """Whether a cache is unquantised and float32, or still empty."""
+def takes_floats(cache: Any) -> bool:
+    """Whether a cache holds plain numbers, or is still empty."""
     if cache is None or not hasattr(cache, "offset") or hasattr(cache, "bits"):
         return False
     keys = getattr(cache, "keys", 0)
-    return keys is None or (isinstance(keys, mx.array) and keys.dtype == mx.float32)
+    return keys is None or (isinstance(keys, mx.array) and keys.dtype in KINDS)
+
+
+def window_of(mask: Any, cache: Any, tokens: int) -> int | None:
+    """How many positions each of several tokens sees; None if `mask` is of another form.
+
+    A rotating cache makes its own mask, of a window as long as itself, once a prompt exceeds it.
+    """
+    if isinstance(mask, str):
+        return 1 << 62 if mask == "causal" and type(cache) in KNOWN else None
+    if type(cache) is not RotatingKVCache or not isinstance(mask, mx.array):
+        return None
+    seen = min(cache.max_size - 1, cache.offset) + tokens
+    return int(cache.max_size) if mask.shape == (tokens, seen) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -83,25 +84,37 @@ def test_products_of_a_chain_are_those_outside_it(random):
         np.testing.assert_array_equal(out[None], stack.multiply(x[None]))
 
 
+@pytest.mark.parametrize("kind", ["f32", "bf16"])
 @pytest.mark.parametrize("tokens", [1, 200, 3000])
-def test_a_token_is_kept_and_attends_over_it(tokens, random):
+def test_a_token_is_kept_and_attends_over_it(tokens, kind, random):
     """Keys and values are in their places, and the token attends to its own as well."""
     heads, kv_heads, width, wide, scale = 6, 2, 16, 8, 0.3
     found = random.normal(size=heads * width + kv_heads * (width + wide)).astype(np.float32)
-    rooms = [random.normal(size=(2, tokens + 5, each)).astype(np.float32) for each in (width, wide)]
-    keys, values = (Cached(room.copy(), "f32") for room in rooms)
+    split = heads * width
+
+    def stored(part: np.ndarray) -> np.ndarray:
+        return as_bf16(part) if kind == "bf16" else part
+
+    rooms = [stored(random.normal(size=(2, tokens + 5, each)).astype(np.float32))
+             for each in (width, wide)]  # fmt: skip
+    keys, values = (Cached(room.copy(), kind) for room in rooms)
     queries, key, value = (
-        part.copy() for part in np.split(found, [heads * width, (heads + kv_heads) * width])
+        part.copy() for part in np.split(found, [split, (heads + kv_heads) * width])
     )
-    keep, mixed = AppendKV(found, heads, kv_heads, width, wide, scale), np.empty(48, np.float32)
-    over = Attend(found, mixed, heads)
+    keep, mixed = AppendKV(found[split:], kv_heads, width, wide, kind), np.empty(48, np.float32)
+    over = Attend(found, mixed, heads, kv_heads, width, kind, scale)
     chain = Chain([keep.link, over.link], SEVERAL)
     with RUNNING:
         keep.append_to(keys, values, tokens - 1)
-        over.over(keys, values, tokens, chain, 1)
+        over.over(keys, values, tokens)
         chain.run()
     for room, kept, mine in zip(rooms, (keys, values), (key, value), strict=True):
-        room[:, tokens - 1] = mine.reshape(2, -1)
+        room[:, tokens - 1] = stored(mine).reshape(2, -1)
         np.testing.assert_array_equal(kept.memory, room)
-    wanted = attend(queries.reshape(heads, width), keys, values, scale, None, tokens)
-    np.testing.assert_array_equal(mixed.reshape(heads, wide), wanted)
+    wanted = attend(queries.reshape(1, heads, width), keys, values, scale, None, tokens)
+    np.testing.assert_array_equal(mixed.reshape(1, heads, wide), wanted)
+
+
+def as_bf16(x: np.ndarray) -> np.ndarray:
+    """float32 as the bits of the nearest bfloat16, by MLX."""
+    return np.array(mx.array(x).astype(mx.bfloat16).view(mx.uint16))

@@ -122,7 +122,10 @@ def test_bits_are_mlx_lms_with_its_kernels(tiny):
 
 
 def test_unquantised_and_half_precision_models_compute_natively(checkpoint_of):
-    """Plain weights in float32 and bfloat16, which MLX's CPU cannot run, are near mlx-lm's."""
+    """Plain weights in float32 and bfloat16, which MLX's CPU cannot run, are near mlx-lm's.
+
+    Of a model in bfloat16 keys and values are, too: within 3 × its rounding.
+    """
     folder = checkpoint_of(bits=None)
     reference = Reference(load_unpaged(str(folder))[0])
     with outlier_jupyter.load(folder, cache_experts=5, kernels="auto") as engine:
@@ -131,7 +134,8 @@ def test_unquantised_and_half_precision_models_compute_natively(checkpoint_of):
     plain, _ = load_unpaged(str(half))
     plain.set_dtype(mx.float32)
     with outlier_jupyter.load(half, cache_experts=5, kernels="auto") as engine:
-        assert Reference(plain).agrees_with(engine.model, 33)
+        found, wanted = (logits(model, prompt(33)) for model in (engine.model, plain))
+        assert np.abs(found - wanted).max() <= 3 * 2**-9 * np.abs(wanted).max()
 
 
 def test_a_bank_of_another_size_is_computed_over(tiny):

@@ -17,7 +17,7 @@ TYPES = ("qwen3_moe", "deepseek_v3", "qwen3_next", "step3p5", "olmoe")
 @pytest.mark.parametrize("kernels", ["auto", "mlx"])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_a_plan_promises_the_kv_cache_that_is_taken(model_type, kernels, tmp_path):
-    """Compiled kernels store float32 where mlx-lm stores the weights' 16 bits."""
+    """Compiled attention stores the weights' 16 bits, as mlx-lm does; MLX then float32."""
     folder = tiny_checkpoint(tmp_path / "m", base=tiny_config(model_type), dtype=mx.bfloat16)
     found = outlier_jupyter.plan(folder, kernels=kernels)
     with outlier_jupyter.load(folder, cache_experts=8, kernels=kernels) as engine:
@@ -27,10 +27,10 @@ def test_a_plan_promises_the_kv_cache_that_is_taken(model_type, kernels, tmp_pat
         assert needs_of(engine).kv_run == found.kv_fixed + 4096 * found.kv_per_token
 
 
-def test_four_layers_of_two_heads_take_16_kb_a_token(tmp_path):
-    """A token is keys and values of every layer in float32, and half of that with MLX's kernels."""
+def test_four_layers_of_four_heads_take_8_kb_a_token(tmp_path):
+    """A token is keys and values of every layer in 16 bits, with either kind of kernels."""
     config = TINY_CONFIG | {"num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 128,
                             "num_attention_heads": 4, "hidden_size": 128}  # fmt: skip
     folder = tiny_checkpoint(tmp_path / "m", base=config, dtype=mx.bfloat16)
-    assert outlier_jupyter.plan(folder).kv_per_token == 4 * 2 * 4 * 128 * 4
+    assert outlier_jupyter.plan(folder).kv_per_token == 4 * 2 * 4 * 128 * 2
     assert outlier_jupyter.plan(folder, kernels="mlx").kv_per_token == 4 * 2 * 4 * 128 * 2
