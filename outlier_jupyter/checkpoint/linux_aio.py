@@ -26,11 +26,11 @@ CALLS = {
     "aarch64": (0, 1, 4, 2),
 }
 """Machine → the numbers of io_setup, io_destroy, io_getevents, io_submit (<asm/unistd.h>)."""
-PREADV = 7
+PREAD, PREADV = 0, 7
 REQUEST, EVENT = 8, 4
 """int64 words of `struct iocb` and `struct io_event` of <linux/aio_abi.h>, little-endian. Of a
-request: its number, 0, operation + (descriptor << 32), memory, count, offset, 0, 0. Of an event:
-the request's number, its address, its result (bytes read, or minus an error number), 0."""
+request: its number, 0, operation + (descriptor << 32), memory, count (bytes or pieces), offset, 0,
+0. Of an event: its request's number, an address, its result (bytes read, or minus an error), 0."""
 SYSCALL, SUBMIT, GETEVENTS, CONTEXT, REQUESTS, POINTERS, EVENTS, NO_WAIT, PENDING = range(9)
 """Places in `KernelQueue.words`: the address of C's `syscall`, two numbers for it, the kernel's
 context, the addresses of `DEPTH` requests, pointers to them, and events, the address of a time of

@@ -188,7 +188,7 @@ def _put_in_place(
         inline = tiny and not (overlap or staging)
         pagers[geometry] = Pager(
             members, bank, table, reader, InlineExecutor() if inline else executor, clock, overlap,
-            open_queue() if reader.name == "direct" else None,
+            open_queue() if reader.name == "direct" or inline else None,
         )  # fmt: skip
     for layer, switch in enumerate(switches):
         pager = pagers[switch.geometry]

@@ -70,6 +70,7 @@ class Pager:
         stop: set from any thread to end the run before the next layer.
         sink: receives the events of a run.
         report_ns: nanoseconds spent in `sink` so far.
+        parts: as the argument.
         queued: its reads in the kernel's queue, if there is one.
         token: what compiled code needs to page a token's layers.
     """
@@ -94,7 +95,7 @@ class Pager:
         self.report_ns = 0
         self.sink: Sink = _no_sink
         self._current: Fetch | None = None
-        self._parts = parts
+        self.parts = parts
         self.reader = reader
         self._executor = executor
         self._experts = sum(layer[0].experts for layer in parts.values())
@@ -112,12 +113,12 @@ class Pager:
     @property
     def layer_count(self) -> int:
         """How many layers share the slots."""
-        return len(self._parts)
+        return len(self.parts)
 
     @property
     def layers(self) -> Collection[int]:
         """The MoE layers that this pager serves."""
-        return self._parts.keys()
+        return self.parts.keys()
 
     def close(self) -> None:
         """Refuse all further requests; the reader may be closed after this."""
@@ -167,7 +168,7 @@ class Pager:
 
         There must be a slot for every expert.
         """
-        for layer, parts in self._parts.items():
+        for layer, parts in self.parts.items():
             self.bank.settle()
             self.acquire([ExpertKey(layer, expert) for expert in range(parts[0].experts)])
             each()
@@ -263,7 +264,7 @@ class Pager:
         """Make the `slot_map` of `layer`, if all its experts are resident and none is evicted."""
         if self.table.capacity < self._experts or layer in self._slot_maps:
             return
-        slots = slots_of(self.table, layer, self._parts[layer][0].experts)
+        slots = slots_of(self.table, layer, self.parts[layer][0].experts)
         if (slots >= 0).all():
             self._slot_maps[layer] = SlotMap(mx.array(slots.astype(np.uint32)), slots)
 
@@ -290,7 +291,7 @@ class Pager:
         start = self.clock()
         (layer, expert), slot, _ = placement
         nbytes = read_expert(
-            self.reader, self._parts[layer], expert, lambda part: self.bank.row(part, slot)
+            self.reader, self.parts[layer], expert, lambda part: self.bank.row(part, slot)
         )
         return nbytes, start, self.clock() - start
 

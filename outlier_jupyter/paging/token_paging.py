@@ -16,15 +16,14 @@ from ..residency.slot_table import Placement
 from ..residency.slots import FREE, HIT
 from ..residency.table_order import slots_of
 from ..residency.token_arrays import (
+    COMPUTED,
     EVICTED,
-    GOT,
     HITS,
     IDS,
     INSTALL_NS,
     KEYS,
     LOOKED_UP,
     MISSES,
-    NBYTES,
     OFFSET,
     READ_NS,
     READ_START,
@@ -40,6 +39,7 @@ from ..residency.token_arrays import (
     table_arrays,
 )
 from .fetch import Read
+from .kernel_sources import KernelSources
 from .record_fetch import EndedRead
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ class TokenPaging:
 
     def __init__(self, pager: Pager) -> None:
         self._pager = pager
-        self._reader: object = None
-        self._sources = self._reads = no_pages().sources
-        self._width = 1
+        self._sources: KernelSources | None = None
+        self._width, self._nbytes = 1, pager.bank.expert_nbytes
 
     @property
     def usable(self) -> bool:
@@ -71,7 +70,7 @@ class TokenPaging:
 
     def forget(self) -> None:
         """Look sources up again: the bank's memory moved, or there is another reader."""
-        self._reader = None
+        self._sources = None
 
     def begin(self, k: int) -> PagedArrays:
         """The arrays for one token; nothing is under way that could write to a slot.
@@ -84,15 +83,17 @@ class TokenPaging:
         pager.finish()
         pager.bank.settle()
         slots, policy, state, clock = table_arrays(pager.table, k)
-        if self._reader is not pager.reader:
-            layers, self._width = slots.score.shape
-            self._sources = np.full((layers * self._width, 2), -1, np.int64)
-            self._reads = np.zeros((layers, 4), np.int64)
-            self._reader = pager.reader
-        queue = no_pages().queue if pager.queued is None else pager.queued.queue.words
+        self._width = slots.score.shape[1]
+        queued, sources = pager.queued, self._sources
+        if sources is None or sources.reader is not pager.reader or k > sources.k:
+            sources = self._sources = KernelSources(
+                pager.reader, pager.bank, queued, pager.parts, slots.score.size, k
+            )
+        queue = no_pages().queue if queued is None else queued.queue.words
         return PagedArrays(
-            slots, policy, state, clock, self._sources, self._reads, queue, pager.overlap
-        )
+            slots, policy, state, clock, sources.sources, sources.reads, queue, sources.beside,
+            pager.overlap,
+        )  # fmt: skip
 
     def check_running(self) -> None:
         """As `Pager.check_running`."""
@@ -100,17 +101,13 @@ class TokenPaging:
 
     def find_sources(self, layer: int, experts: Iterable[int]) -> bool:
         """Look up the sources of these experts; whether the kernel can read all that misses."""
-        pager, queued = self._pager, self._pager.queued
-        memory = None if queued is None else queued.memory(layer)
-        if queued is None or memory is None or queued.queue.pending:
+        pager, sources = self._pager, self._sources
+        if sources is None or pager.queued is None or pager.queued.queue.pending:
             return False
-        self._reads[layer] = memory
         keys = [ExpertKey(layer, expert) for expert in experts]
         missing = [key for key in keys if key not in pager.table]
-        sources = [queued.source(key) for key in missing]
-        for key, source in zip(missing, sources, strict=True):
-            self._sources[layer * self._width + key.expert] = source or (-1, -1)
-        return bool(missing) and None not in sources
+        found = [sources.find(key, layer * self._width + key.expert) for key in missing]
+        return bool(missing) and all(found)
 
     def complete(self, layer: int, log: TokenLog) -> None:
         """Make the reads of a layer that compiled code could not, commit all, and report them.
@@ -123,19 +120,18 @@ class TokenPaging:
         pager, rows, times = self._pager, log.rows[layer], log.times[layer]
         queue = pager.queued.queue if pager.queued is not None else None
         while queue is not None and queue.pending:
-            for number, result in queue.completed(True):
-                whole = result == self._reads[layer, NBYTES]
-                rows[[STATE, GOT], number] = THERE if whole else UNREAD, result
+            queue.completed(True)
+        if self._sources is not None:
+            self._sources.sources[rows[KEYS][rows[STATE] == UNREAD], 0, OFFSET] = -1
         start = int(times[READ_START])
-        self._sources[rows[KEYS][rows[STATE] == UNREAD], OFFSET] = -1
-        results = [
-            None if state == UNREAD else (got, start, ns)
-            for state, got, ns, gone in rows[[STATE, GOT, READ_NS, EVICTED]].T.tolist()
+        read = [
+            (self._nbytes, start, ns) if state in (THERE, COMPUTED) else None
+            for state, ns, gone in rows[[STATE, READ_NS, EVICTED]].T.tolist()
             if gone != HIT
         ]
 
         def reads(placements: Sequence[Placement]) -> Iterable[Read]:
-            for placement, result in zip(placements, results, strict=True):
+            for placement, result in zip(placements, read, strict=True):
                 yield pager.submit(placement) if result is None else EndedRead(result)
 
         if times[MISSES]:
@@ -174,11 +170,11 @@ class TokenPaging:
 
     def _reads_of(self, layer: int, log: TokenLog, times: list[int]) -> Iterable[Event]:
         """What a layer evicted and read, and its wait."""
-        fields = [KEYS, WHERE, EVICTED, GOT, READ_NS]
-        for key, slot, gone, nbytes, ns in log.rows[layer, fields].T.tolist():
+        fields = [KEYS, WHERE, EVICTED, READ_NS]
+        for key, slot, gone, ns in log.rows[layer, fields].T.tolist():
             if gone != HIT:
                 expert = key % self._width
                 if gone != FREE:
                     yield Evicted(gone // self._width, gone % self._width, slot, layer, expert)
-                yield PagedIn(layer, expert, slot, nbytes, times[READ_START], ns)
+                yield PagedIn(layer, expert, slot, self._nbytes, times[READ_START], ns)
         yield Waited(layer, times[WAIT_NS], times[INSTALL_NS])

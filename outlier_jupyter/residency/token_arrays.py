@@ -17,20 +17,22 @@ from .policies.registry import LRU, PREDICTIVE
 from .slot_table import SlotTable
 from .slots import Slots, new_slots
 
-OFFSET, DESCRIPTOR = range(2)
-"""Fields of an expert's source: where in which file its record begins; -1 if only Python reads."""
-PIECES, PIECES_STRIDE, PIECE_COUNT, NBYTES = range(4)
-"""Fields of a layer's reads: the address of the first slot's pieces of memory, the bytes from one
-slot's pieces to the next one's, how many there are, and the bytes of a record."""
+OFFSET, DESCRIPTOR, LENGTH, SKIP = range(4)
+"""Fields of one read of an expert: from where in which file (-1: only Python reads it), how many
+bytes, and how many of them, at the beginning, are not its own. With `SKIP` below 0 all bytes go
+where they belong; others are read into memory beside the slots, and copied."""
+MEMORY, STRIDE, PIECES, NBYTES = range(4)
+"""Fields of one of a layer's reads: the address of the first slot's memory, or of the list of its
+pieces, the bytes from one slot's to the next one's, how many pieces (0: no list), and the bytes."""
 
 START, LOOKED_UP, NS, EXPERTS_NS, WAIT_NS, INSTALL_NS, READ_START, MISSES = range(8)
 """Fields of a layer's times, in nanoseconds; `MISSES` is a count."""
 TIMES = 8
-IDS, HITS, KEYS, PAIRS, WHERE, EVICTED, STATE, GOT, READ_NS = range(9)
+IDS, HITS, KEYS, PAIRS, WHERE, EVICTED, STATE, LEFT, READ_NS = range(9)
 """Rows of a layer's log, [k] each: the chosen ids, and 1 for each that was a hit, in the router's
 order; the others in the order of the lookup: the keys, the place of each in `IDS`, what
-`slots.reserve` writes, one of the states below, the bytes read (or minus an error number), and how
-long that took."""
+`slots.reserve` writes, one of the states below, how many reads have not ended, and how long they
+took."""
 ROWS = 9
 IN_FLIGHT, THERE, COMPUTED, UNREAD = range(4)
 """The states of a chosen expert: its read has not ended; it is in its slot; its output is known;
@@ -44,8 +46,9 @@ class PagedArrays(NamedTuple):
 
     Attributes:
         slots: the table; `policy`, the number of its policy; `state` and `clock`, what that writes.
-        sources: int64 [keys, 2]; reads: int64 [layers, 4].
+        sources: int64 [keys, reads, 4]; reads: int64 [layers, reads, 4].
         queue: `KernelQueue.words`; empty where there is none.
+        beside: the address of memory for each read of k experts, and its bytes; int64 [2].
         overlap: whether experts are computed while others are read.
     """
 
@@ -56,6 +59,7 @@ class PagedArrays(NamedTuple):
     sources: Int64s
     reads: Int64s
     queue: Int64s
+    beside: Int64s
     overlap: bool
 
 
@@ -98,6 +102,6 @@ def table_arrays(table: SlotTable, k: int) -> tuple[Slots, int, State, Float64s]
 def no_pages() -> PagedArrays:
     """An empty table and nothing to read."""
     state = new_state(np.zeros((1, 1)), 1)
-    empty = np.zeros((1, 1), np.int64)
+    empty, none = np.zeros((1, 1, 4), np.int64), np.zeros(2, np.int64)
     table = new_slots(1, state.score, np.zeros(1))
-    return PagedArrays(table, NO_POLICY, state, np.zeros(1), empty, empty, empty[0], False)
+    return PagedArrays(table, NO_POLICY, state, np.zeros(1), empty, empty, none, none, False)

@@ -8,9 +8,10 @@ from functools import lru_cache
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import I64
+from .simd import I8, I64
 
 CLOCK = 8 if sys.platform == "darwin" else 1
 """The clock that `time.perf_counter_ns` reads: CLOCK_UPTIME_RAW, or CLOCK_MONOTONIC."""
@@ -48,3 +49,15 @@ def system_call(context, code, number, a, b, c, d, e):
         return builder.call(function, arguments[1:])
 
     return types.int64(*[types.int64] * 7), generate
+
+
+@intrinsic
+def copy_bytes(context, to, origin, count):
+    """Copy `count` bytes from one address to another; they do not overlap."""
+
+    def generate(context, builder, signature, arguments):
+        to, origin = (builder.inttoptr(each, I8.as_pointer()) for each in arguments[:2])
+        cgutils.raw_memcpy(builder, to, origin, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate

@@ -26,6 +26,7 @@ from ...checkpoint.linux_aio import (
     NO_WAIT,
     PENDING,
     POINTERS,
+    PREAD,
     PREADV,
     REQUEST,
     REQUESTS,
@@ -41,25 +42,27 @@ from ...residency.token_arrays import (
     DESCRIPTOR,
     EVICTED,
     EXPERTS_NS,
-    GOT,
     HITS,
     IDS,
     IN_FLIGHT,
     INSTALL_NS,
     KEYS,
+    LEFT,
+    LENGTH,
     LOOKED_UP,
+    MEMORY,
     MISSES,
     NBYTES,
     NS,
     OFFSET,
     PAIRS,
-    PIECE_COUNT,
     PIECES,
-    PIECES_STRIDE,
     READ_NS,
     READ_START,
+    SKIP,
     START,
     STATE,
+    STRIDE,
     THERE,
     UNREAD,
     WAIT_NS,
@@ -71,7 +74,7 @@ from .arguments import int_at, put_int
 from .compiled import cached
 from .experts import CLEARED, PAIR, SLOT, TABLE_OF_RUNS, TO_CLEAR
 from .kernel_chain import COUNT, chain_runner
-from .system_calls import nanoseconds, system_call
+from .system_calls import copy_bytes, nanoseconds, system_call
 
 DONE, STOPPED, PAUSED, PYTHON, FAILED, INTERRUPTED = range(6)
 """Why `run_token` returns: all layers are done; `stop` is set; it is late (`until`); this layer's
@@ -109,9 +112,9 @@ def look_up(paged, log, times, layer):
         hit = slots.slot_of[key] >= 0
         log[HITS, i] = hit
         missing += not hit
-        if not hit and paged.sources[key, OFFSET] < 0:
+        if not hit and paged.sources[key, 0, OFFSET] < 0:
             return False
-    if missing and not fits(slots, keys):
+    if missing and (missing * paged.reads.shape[1] > DEPTH or not fits(slots, keys)):
         return False
     times[MISSES] = missing
     if paged.policy == PREDICTIVE:
@@ -138,30 +141,40 @@ def all_there(slots, log, layer):
 
 
 @compiled
-def submit(queue, sources, reads, log):
+def submit(paged, reads, log):
     """Hand the reads of a layer's misses over to the kernel."""
-    count = 0
+    queue, count, each = paged.queue, 0, len(reads)
     for j in range(log.shape[1]):
-        if log[STATE, j] == IN_FLIGHT:
-            source, request = sources[log[KEYS, j]], queue[REQUESTS] + 8 * REQUEST * count
-            put_int(request, 0, j)
+        for read in range(each if log[STATE, j] == IN_FLIGHT else 0):
+            source, request = (
+                paged.sources[log[KEYS, j], read], queue[REQUESTS] + 8 * REQUEST * count
+            )  # fmt: skip
+            memory = reads[read, MEMORY] + reads[read, STRIDE] * log[WHERE, j]
+            length = reads[read, PIECES]
+            if source[SKIP] >= 0:
+                memory = paged.beside[0] + paged.beside[1] * (j * each + read)
+            operation = PREADV if length else PREAD
+            put_int(request, 0, j * each + read)
             put_int(request, 1, 0)
-            put_int(request, 2, PREADV | source[DESCRIPTOR] << 32)
-            put_int(request, 3, reads[PIECES] + reads[PIECES_STRIDE] * log[WHERE, j])
-            put_int(request, 4, reads[PIECE_COUNT])
+            put_int(request, 2, operation | source[DESCRIPTOR] << 32)
+            put_int(request, 3, memory)
+            put_int(request, 4, length if length else source[LENGTH])
             put_int(request, 5, source[OFFSET])
             count += 1
+        log[LEFT, j] = each
     taken = max(0, system_call(
         queue[SYSCALL], queue[SUBMIT], queue[CONTEXT], count, queue[POINTERS], 0, 0
     ))  # fmt: skip
     queue[PENDING] += taken
     for refused in range(taken, count):
-        log[STATE, int_at(queue[REQUESTS] + 8 * REQUEST * refused, 0)] = UNREAD
+        number = int_at(queue[REQUESTS] + 8 * REQUEST * refused, 0)
+        log[STATE, number // each] = UNREAD
 
 
 @compiled
-def collect(queue, nbytes, log, since, least, clock):
-    """Note the reads that have ended, at least `least`; how many, −1 if a signal came first."""
+def collect(paged, reads, log, since, least, clock):
+    """Note the reads that have ended, at least `least`; how many, -1 if a signal came first."""
+    queue, each = paged.queue, len(reads)
     no_wait = 0 if least else queue[NO_WAIT]
     count = system_call(
         queue[SYSCALL], queue[GETEVENTS], queue[CONTEXT], least, DEPTH, queue[EVENTS], no_wait
@@ -169,9 +182,20 @@ def collect(queue, nbytes, log, since, least, clock):
     now = nanoseconds(clock)
     for event in range(count):
         place = queue[EVENTS] + 8 * EVENT * event
-        j, got = int_at(place, 0), int_at(place, 2)
-        log[GOT, j], log[READ_NS, j] = got, now - since
-        log[STATE, j] = THERE if got == nbytes else UNREAD
+        j, read = int_at(place, 0) // each, int_at(place, 0) % each
+        source, got = paged.sources[log[KEYS, j], read], int_at(place, 2)
+        log[LEFT, j] -= 1
+        log[READ_NS, j] = now - since
+        if got < max(source[SKIP], 0) + reads[read, NBYTES]:
+            log[STATE, j] = UNREAD
+        elif source[SKIP] >= 0:
+            copy_bytes(
+                reads[read, MEMORY] + reads[read, STRIDE] * log[WHERE, j],
+                paged.beside[0] + paged.beside[1] * (j * each + read) + source[SKIP],
+                reads[read, NBYTES],
+            )
+        if log[LEFT, j] == 0 and log[STATE, j] == IN_FLIGHT:
+            log[STATE, j] = THERE
     queue[PENDING] -= max(0, count)
     return count
 
@@ -217,7 +241,7 @@ def begin_layer(row, paged, log, times, layer, clock):
         return False
     if times[MISSES]:
         times[READ_START] = nanoseconds(clock)
-        submit(paged.queue, paged.sources, paged.reads[layer], log)
+        submit(paged, paged.reads[layer], log)
     now = nanoseconds(clock)
     times[LOOKED_UP] = now
     run_chain(row, BESIDE)
@@ -228,15 +252,15 @@ def begin_layer(row, paged, log, times, layer, clock):
 @compiled
 def end_layer(row, paged, log, times, layer, clock):
     """Compute a layer's experts as they land; DONE, FAILED or INTERRUPTED."""
-    queue, nbytes, since = paged.queue, paged.reads[layer, NBYTES], times[READ_START]
+    queue, reads, since = paged.queue, paged.reads[layer], times[READ_START]
     while times[MISSES]:
         if paged.overlap:
             times[EXPERTS_NS] += compute(row, log, clock)
         if not queue[PENDING]:
             break
-        if collect(queue, nbytes, log, since, 0, clock) == 0:
+        if collect(paged, reads, log, since, 0, clock) == 0:
             begin = nanoseconds(clock)
-            ended = collect(queue, nbytes, log, since, 1, clock)
+            ended = collect(paged, reads, log, since, 1, clock)
             times[WAIT_NS] += nanoseconds(clock) - begin
             if ended < 0:
                 return INTERRUPTED

@@ -26,7 +26,7 @@ from outlier_jupyter.paging.switch import PagedSwitch
 from outlier_jupyter.paging.token_paging import TokenPaging
 from outlier_jupyter.residency import ExpertKey
 from outlier_jupyter.testing import EventLog, FaultyReader
-from tests.inspection import inside, kernel_reads_in_flight, pager_of
+from tests.inspection import inside, kernel_reads_in_flight, pager_of, reader_of
 from tests.models import checkpoint
 
 LAYERS, EXPERTS = 3, 8
@@ -39,6 +39,12 @@ def repacked(request, tmp_path_factory):
     folder = checkpoint(request.param, tmp_path_factory.mktemp("token") / request.param)
     outlier_jupyter.repack(folder, quiet=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory):
+    """A model whose experts lie as a checkpoint has them."""
+    return checkpoint("qwen3_moe", tmp_path_factory.mktemp("stacked") / "model")
 
 
 @contextmanager
@@ -110,28 +116,54 @@ def served_by_python(patch):
     pinned=st.booleans(),
 )
 def test_tokens_and_events_are_those_of_python(repacked, slots, policy, overlap, tokens, pinned):
-    """Bit for bit, at every cache size: with reads by the kernel, by threads, or with none."""
+    """Bit for bit, at every cache size, from records."""
     options = {"cache_experts": slots, "policy": policy, "overlap": overlap}
     if pinned and slots > 3:
         options["pin"] = ("1:3",)
-    found = []
     with readable_by_the_kernel() as patch:
-        for compiled in (True, False):
-            with load(repacked, **options) as engine:
-                if compiled:
+        compare(patch, repacked, tokens, options)
+
+
+@given(
+    slots=st.integers(2, EXPERTS * LAYERS),
+    reader=st.sampled_from(["pread", "direct", "mmap"]),
+    overlap=st.sampled_from(["on", "auto"]),
+    tokens=st.lists(st.integers(0, 255), min_size=4, max_size=24),
+)
+def test_tensors_are_read_as_in_python(stacked, slots, reader, overlap, tokens):
+    """Without records: by the kernel through the page cache or past it, by threads, or mapped."""
+    with pytest.MonkeyPatch.context() as patch:
+        options = {"cache_experts": slots, "reader": reader, "overlap": overlap}
+        compare(patch, stacked, tokens, options)
+
+
+def compare(patch, folder, tokens, options):
+    """The same tokens twice, in compiled code and in Python."""
+    found = []
+    for compiled in (True, False):
+        with load(folder, **options) as engine:
+            if compiled:
+                found.append((*decoded(engine, tokens), *decoded(engine, tokens)))
+            else:
+                with served_by_python(patch):
                     found.append((*decoded(engine, tokens), *decoded(engine, tokens)))
-                else:
-                    with served_by_python(patch):
-                        found.append((*decoded(engine, tokens), *decoded(engine, tokens)))
-                found[-1] += (ordered(engine),)
+            found[-1] += (ordered(engine),)
     compiled, plain = found
     assert np.array_equal(compiled[0], plain[0]) and np.array_equal(compiled[2], plain[2])
     for mine, wanted in zip((compiled[1], compiled[3]), (plain[1], plain[3]), strict=True):
         # Fully resident layers report together, when the call ends.
         assert sorted(mine, key=str) == sorted(wanted, key=str)
-        if slots < EXPERTS * LAYERS:
+        if options["cache_experts"] < EXPERTS * LAYERS:
             assert mine == wanted
     assert compiled[4] == plain[4]
+
+
+@pytest.mark.parametrize("reader", ["pread", "direct"])
+def test_small_tensors_need_no_thread(stacked, monkeypatch, reader):
+    """From an expert's second miss on the kernel reads its tensors, aligned or not."""
+    with load(stacked, reader=reader, overlap="auto") as engine:
+        assert reader_of(engine).name == reader, "this file system has no direct reads"
+        read_by_the_kernel_alone(engine, monkeypatch)
 
 
 def warm(engine):
@@ -145,16 +177,21 @@ def warm(engine):
 def test_the_kernel_reads_what_misses(repacked, monkeypatch):
     """From a record's second read on no thread reads, and no switch is called."""
     with readable_by_the_kernel(), load(repacked) as engine:
-        warm(engine)
-        pager, calls = pager_of(engine), []
-        monkeypatch.setattr(pager, "submit", calls.append)
-        monkeypatch.setattr(PagedSwitch, "decode", calls.append)
-        kv = make_prompt_cache(engine.model)
-        engine.model(mx.array([[1]]), cache=kv)
-        log = pager.sink = EventLog()
-        for token in TOKENS:
-            engine.model(mx.array([[token]]), cache=kv)
-        assert not calls and log.kinds().count("PagedIn") > len(TOKENS)
+        read_by_the_kernel_alone(engine, monkeypatch)
+
+
+def read_by_the_kernel_alone(engine, monkeypatch):
+    """Decode with misses, of which no thread and no switch makes one."""
+    warm(engine)
+    pager, calls = pager_of(engine), []
+    monkeypatch.setattr(pager, "submit", calls.append)
+    monkeypatch.setattr(PagedSwitch, "decode", calls.append)
+    kv = make_prompt_cache(engine.model)
+    engine.model(mx.array([[1]]), cache=kv)
+    log = pager.sink = EventLog()
+    for token in TOKENS:
+        engine.model(mx.array([[token]]), cache=kv)
+    assert not calls and log.kinds().count("PagedIn") > len(TOKENS)
 
 
 @pytest.mark.parametrize("fault", ["refused", "short"])
