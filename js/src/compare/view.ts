@@ -70,6 +70,7 @@ export class CompareView {
     };
     const visibilityChanged = (visible: boolean) => {
       this.#visible = visible;
+      for (const { text } of this.#sides) text.seen();
       rethemed();
     };
     watchVisibility(this.root, visibilityChanged, signal);

@@ -78,9 +78,11 @@ function waitedFor(state: RunState, step: number, spent: Spent[], total: number)
   }
   if (!layers.size) return `${text}.`;
   const [layer, experts] = [...layers].reduce((a, b) => (b[1].length > a[1].length ? b : a));
-  const which = `layer ${layer}, expert${experts.length > 1 ? "s" : ""} ${listed(experts)}`;
-  if (layers.size === 1) return `${text}: ${which}.`;
-  return `${text}, in ${integer(layers.size)} of ${integer(state.layers)} layers; most in ${which}.`;
+  const which = `expert${experts.length > 1 ? "s" : ""} ${listed(experts)}`;
+  if (layers.size === 1) return `${text}: layer ${layer}, ${which}.`;
+  // Python says in which layer it waited longest; here only the misses of each layer are known.
+  const most = experts.length > 1 ? `; most misses in layer ${layer}: ${which}` : "";
+  return `${text}, in ${integer(layers.size)} of ${integer(state.layers)} layers${most}.`;
 }
 
 /** When the experts that a step missed were evicted; nothing if that is not kept. */

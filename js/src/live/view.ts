@@ -159,6 +159,7 @@ export class RunView {
     };
     const visibilityChanged = (visible: boolean) => {
       this.#visible = visible;
+      this.#text.seen();
       this.#requestInterval();
       rethemed();
     };
@@ -203,8 +204,6 @@ export class RunView {
     this.#cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, difference));
     if (this.#draws % 32 === 0) this.#requestInterval();
     if (this.#playback.playing || this.#scheduler.pending) this.#schedule();
-    // A table is updated less often than it changes: one more redraw shows its last change.
-    if (this.store.running && this.#panels.some((panel) => panel.tableOpen)) this.#drawLater(600);
   }
 
   /** Play at the requested pace, once, from when the view is first seen. */
@@ -257,9 +256,9 @@ export class RunView {
       panel.setHint(panel === this.#text.panel ? "" : hint(state, needsExperts));
     }
     this.#summarise();
-    this.#text.panel.drawTable(now);
     // Drawn last, because scrolling to its end needs a layout.
     this.#text.draw(input, status, info.prompt ?? "");
+    this.#text.panel.drawTable(now);
   }
 
   #drawLater(wait: number): void {

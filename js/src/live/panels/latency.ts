@@ -9,9 +9,7 @@ import type { DrawInput } from "../draw-input";
 import type { RunState } from "../state";
 import { AxisTools } from "./axis-tools";
 import { legendItem, Panel, type Table } from "./panel";
-
-/** Tokens in the table. */
-const LAST = 20;
+import { tokenTable } from "./token-table";
 
 /** The lines, from the lowest up. They differ by their dashes as well as by their colours. */
 const QUANTILES = [
@@ -25,7 +23,7 @@ export class LatencyPanel {
   readonly #lines: Lines;
   readonly #bars: Bars;
   readonly #tools: AxisTools;
-  #name = (step: number): string => String(step);
+  #input!: DrawInput;
 
   constructor(
     private readonly state: RunState,
@@ -55,7 +53,7 @@ export class LatencyPanel {
 
   draw(input: DrawInput): void {
     const { shown, theme, users: highlighted } = input;
-    this.#name = input.name;
+    this.#input = input;
     this.panel.setSubtitle("ms per read, by token");
     const { steps } = this.state;
     this.panel.setReadout(this.#readout(input.step), input.step !== null);
@@ -84,7 +82,7 @@ export class LatencyPanel {
     const { steps } = this.state;
     const reads = steps.at("reads", step);
     if (Number.isNaN(reads)) return "";
-    const name = this.#name(step);
+    const name = this.#input.name(step);
     if (reads === 0) return `${name} · no reads`;
     const [p50, p95, max] = (["p50", "p95", "max"] as const).map((c) => short(steps.at(c, step)));
     const quantiles = `p50 ${p50} · p95 ${p95} · max ${max}\u202fms`;
@@ -93,15 +91,13 @@ export class LatencyPanel {
 
   #table(): Table {
     const { steps } = this.state;
-    const rows: string[][] = [];
-    for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
-      const name = this.#name(step);
+    const row = (step: number) => {
       const quantiles = (["p50", "p95", "max"] as const).map((c) => ms(steps.at(c, step)));
       const reads = integer(steps.at("reads", step));
       const spent = ms(steps.at("tokenMs", step));
-      rows.push([name, spent, reads, ...quantiles, bytes(steps.at("nbytes", step))]);
-    }
-    const head = ["Token", "Time", "Reads", "p50", "p95", "max", "Bytes"];
-    return { caption: `The last ${LAST} tokens, newest first`, head, rows };
+      return [spent, reads, ...quantiles, bytes(steps.at("nbytes", step))];
+    };
+    const head = ["Time", "Reads", "p50", "p95", "max", "Bytes"];
+    return tokenTable(this.state, this.#input, head, row);
   }
 }

@@ -20,19 +20,19 @@ export class LikelyRow {
     hidden: true,
   });
   readonly #bars: Bar[] = [];
-  /** The step whose bars are shown: the last one described. */
-  #step: number | null = null;
+  /** The step whose bars are shown. */
+  #step = 0;
   #shown: readonly Alternative[] = [];
 
   constructor(private readonly store: RunStore) {}
 
-  /** Show the bars of a step; of null those shown last, or the last token's. */
+  /** Show the bars of a step; of null the last token's. */
   draw(step: number | null, name: (step: number) => string): void {
     const { store, node } = this;
     const { state } = store;
     node.hidden = !store.hasAlternatives || !state.generated;
     if (node.hidden) return;
-    this.#step = step ?? this.#step ?? state.steps.end - 1;
+    this.#step = step ?? state.steps.end - 1;
     const found = store.likely(this.#step);
     const label = `${found ? "Likely" : "Nothing known"} in the place of ${name(this.#step)}`;
     node.setAttribute("aria-label", label);
@@ -46,7 +46,7 @@ export class LikelyRow {
     const node = el("button", "oj-alternative", { type: "button" }, text, share);
     // It goes with its button, which stays: no signal is needed.
     node.addEventListener("click", () => {
-      if (node.ariaDisabled !== "true") this.store.branch(this.#step!, this.#shown[n][0]);
+      if (node.ariaDisabled !== "true") this.store.branch(this.#step, this.#shown[n][0]);
     });
     this.node.append(node);
     return { node, text, share };

@@ -9,6 +9,9 @@ export interface Table {
   rows: string[][];
 }
 
+/** Milliseconds between two updates of a table. */
+const EVERY_MS = 500;
+
 /** How many panels were made: each summary has an id of its own. */
 let panels = 0;
 
@@ -22,6 +25,7 @@ export class Panel {
   readonly #tableBox = el("div", "oj-table", { tabindex: "0" });
   readonly #toggle: HTMLButtonElement;
   #builtAt = 0;
+  #later: ReturnType<typeof setTimeout> | undefined;
   readonly #summary = el("p", "oj-summary", { id: `oj-summary-${++panels}` });
   readonly #fold: HTMLButtonElement;
   tableOpen = false;
@@ -38,9 +42,10 @@ export class Panel {
     name: string,
     legend: Node,
     private readonly table: () => Table,
-    changed: () => void,
+    private readonly changed: () => void,
     signal: AbortSignal,
   ) {
+    signal.addEventListener("abort", () => clearTimeout(this.#later));
     this.#fold = el("button", "oj-fold", { type: "button", "aria-expanded": "true" }, title);
     this.#fold.addEventListener(
       "click",
@@ -142,9 +147,14 @@ export class Panel {
     setText(this.#readout, text);
   }
 
-  /** Update the table, at most twice a second, because it has many elements. */
+  /** Update the table, but not often, because it has many elements. */
   drawTable(now: number): void {
-    if (!this.tableOpen || this.folded || now - this.#builtAt < 500) return;
+    if (!this.tableOpen || this.folded) return;
+    clearTimeout(this.#later);
+    if (now - this.#builtAt < EVERY_MS) {
+      this.#later = setTimeout(this.changed, EVERY_MS); // the last change is shown
+      return;
+    }
     this.#builtAt = now;
     const { caption, head, rows } = this.table();
     const cells = (tag: "th" | "td", row: string[]) => row.map((text) => el(tag, "", {}, text));

@@ -68,9 +68,13 @@ export class TextLog {
   ) {
     this.node.setAttribute("aria-label", "Generated text");
     this.#beginParagraph();
+    let height = 0;
     const scrolled = () => {
       const { scrollHeight, scrollTop, clientHeight } = this.node;
-      this.following = scrollHeight - scrollTop - clientHeight < 24;
+      const atEnd = scrollHeight - scrollTop - clientHeight < 24;
+      // The page also scrolls when the heights of paragraphs become known, which were out of sight.
+      if (atEnd || scrollHeight === height) this.following = atEnd;
+      height = scrollHeight;
     };
     this.node.addEventListener("scroll", scrolled, { signal });
     signal.addEventListener("abort", () => clearTimeout(this.#later));

@@ -15,9 +15,7 @@ import { Panel, type Table } from "./panel";
 import { type Colouring, colouringsOf } from "./text-colour";
 import { TextLog } from "./text-log";
 import { TextPaint } from "./text-paint";
-
-/** Tokens in the table. */
-const LAST = 20;
+import { tokenTable } from "./token-table";
 
 export class TextPanel {
   readonly panel: Panel;
@@ -33,9 +31,9 @@ export class TextPanel {
   #colouring = "miss";
   #length = 0;
   #revealed: number | null = null;
-  /** The step shown last; null if the view followed the run. */
-  #shown: number | null = null;
-  #name = (step: number): string => String(step);
+  /** The step shown last; null if the view followed the run, undefined if it was out of sight. */
+  #shown: number | null | undefined = null;
+  #input!: DrawInput;
 
   constructor(
     private readonly source: RunStore,
@@ -64,18 +62,24 @@ export class TextPanel {
     this.#log.mark("oj-parts", step === null ? [] : [step]);
   }
 
+  /** The text has come into sight, where a page may have forgotten how far it was scrolled. */
+  seen(): void {
+    this.#revealed = null;
+    if (this.#log.following) this.#shown = undefined;
+  }
+
   draw(input: DrawInput, status: Status, prompt: string): void {
     const { state } = this,
       log = this.#log;
     const { at, step } = input;
-    this.#name = input.name;
+    this.#input = input;
     setText(this.#prompt, prompt);
     this.#prompt.hidden = !prompt;
     const count = state.generated;
     this.panel.setSubtitle(count ? plural(count, "token") : "");
     log.grow();
     log.segment(this.source.kinds);
-    this.#likely.draw(step, this.#name);
+    this.#likely.draw(step, input.name);
     const colouring = this.#drawColours(status);
     this.panel.setReadout(this.#readout(input, colouring), this.focus.any);
     this.#choice.settle();
@@ -135,7 +139,7 @@ export class TextPanel {
     const text = quoted(state.textOf(step));
     const kind = this.source.kindOf(step);
     const parts = [
-      this.#name(step),
+      input.name(step),
       kind === "answer" ? "" : kind,
       text,
       ms(state.steps.at("tokenMs", step)),
@@ -154,23 +158,22 @@ export class TextPanel {
     const [first, last] = [chosen[0], chosen[chosen.length - 1]];
     const words = chosen.map((step) => this.state.textOf(step)).join("");
     const text = words.length > 60 ? `${words.slice(0, 60)}…` : words;
-    const span = `${this.#name(first)} to ${this.#name(last)}`;
+    const span = `${this.#input.name(first)} to ${this.#input.name(last)}`;
     return `${plural(chosen.length, "token")} chosen, ${span} · ${quoted(text)}`;
   }
 
   #table(): Table {
     const { state } = this;
     const { steps } = state;
-    const rows: string[][] = [];
-    const least = Math.max(state.firstToken, steps.first, steps.end - LAST);
-    for (let step = steps.end - 1; step >= least; step -= 1) {
+    const row = (step: number) => {
       const numbers = [steps.at("hits", step), steps.at("misses", step)].map(integer);
       const spent = ms(steps.at("tokenMs", step));
       const read = bytes(steps.at("nbytes", step));
-      rows.push([this.#name(step), quoted(state.textOf(step)), spent, ...numbers, read]);
-    }
-    const caption = `The last ${LAST} tokens, newest first`;
-    return { caption, head: ["Token", "Text", "Time", "Hits", "Misses", "Bytes"], rows };
+      return [quoted(state.textOf(step)), spent, ...numbers, read];
+    };
+    const first = Math.max(state.firstToken, steps.first);
+    const head = ["Text", "Time", "Hits", "Misses", "Bytes"];
+    return tokenTable(state, this.#input, head, row, first);
   }
 }
 

@@ -11,9 +11,8 @@ import type { RunState } from "../state";
 import { colourOf, roleOf } from "../time-parts";
 import { AxisTools } from "./axis-tools";
 import { legendItem, Panel, type Table } from "./panel";
+import { tokenTable } from "./token-table";
 
-/** Tokens in the table. */
-const LAST = 20;
 /** The part that is hatched, and always in the readout. */
 const WAIT = "read_wait";
 
@@ -26,7 +25,7 @@ export class TimePanel {
   readonly #tools: AxisTools;
   readonly #legend = el("span", "oj-legend-row", {});
   #listed = "";
-  #name = (step: number): string => String(step);
+  #input!: DrawInput;
 
   /** `allParts` returns the parts that Python named. */
   constructor(
@@ -46,7 +45,7 @@ export class TimePanel {
 
   draw(input: DrawInput): void {
     const { shown, theme, users: highlighted } = input;
-    this.#name = input.name;
+    this.#input = input;
     this.panel.setSubtitle("ms of each token, by part");
     this.panel.setReadout(this.#readout(input.step), input.step !== null);
     this.#tools.draw();
@@ -88,7 +87,7 @@ export class TimePanel {
     if (step === null) return "";
     const total = state.steps.at("tokenMs", step);
     if (Number.isNaN(total)) return "";
-    const texts = [this.#name(step), ms(total)];
+    const texts = [this.#input.name(step), ms(total)];
     const parts = this.allParts().map((part) => [part, this.#of(part, step)] as const);
     const most = parts.reduce((a, b) => (b[1] > a[1] || Number.isNaN(a[1]) ? b : a), parts[0]);
     if (most) texts.push(`${most[0].name} ${short(most[1])} (${percent(most[1], total)})`);
@@ -105,12 +104,11 @@ export class TimePanel {
   #table(): Table {
     const { steps } = this.state;
     const parts = this.allParts();
-    const rows: string[][] = [];
-    for (let step = steps.end - 1; step >= Math.max(steps.first, steps.end - LAST); step -= 1) {
+    const row = (step: number) => {
       const times = parts.map((part) => short(this.#of(part, step)));
-      rows.push([this.#name(step), short(steps.at("tokenMs", step)), ...times]);
-    }
-    const head = ["Token", "ms", ...parts.map((part) => part.name)];
-    return { caption: `The last ${LAST} tokens, newest first`, head, rows };
+      return [short(steps.at("tokenMs", step)), ...times];
+    };
+    const head = ["ms", ...parts.map((part) => part.name)];
+    return tokenTable(this.state, this.#input, head, row);
   }
 }
