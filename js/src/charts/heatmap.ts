@@ -15,6 +15,7 @@ import {
   drawChosen,
   drawGaps,
   drawMoved,
+  drawNext,
   GAP_FROM,
   type Moved,
   outline,
@@ -25,6 +26,8 @@ export interface MapContent extends Cells {
   moved?: readonly Moved[];
   /** The experts that the token shown chose: ringed where it hit, a diamond where it missed. */
   chosen?: readonly Chosen[] | undefined;
+  /** The expert that is evicted next, at layer * experts + expert: it has brackets. */
+  next?: number | undefined;
 }
 
 export class Heatmap {
@@ -80,7 +83,7 @@ export class Heatmap {
     const { context } = this.canvas;
     const box = this.#box;
     const overlay = this.#describe(map);
-    const from = [map.chosen, map.moved, theme];
+    const from = [map.chosen, map.moved, map.next, theme];
     if (overlay === this.#overlay && from.every((each, n) => each === this.#drawnFrom[n])) return;
     [this.#overlay, this.#drawnFrom] = [overlay, from];
     this.canvas.clear();
@@ -90,6 +93,7 @@ export class Heatmap {
     if (map.moved) drawMoved(context, box, map, map.moved, theme);
     this.#drawAxes(map, theme);
     if (map.chosen) drawChosen(context, box, map, map.chosen, theme);
+    if (map.next !== undefined) drawNext(context, box, map, map.next, theme);
     this.#drawFocus(map, theme);
   }
 

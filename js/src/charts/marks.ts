@@ -100,12 +100,37 @@ export function drawChosen(
   context.stroke(diamonds);
 }
 
-/** The middle of each cell, and its smaller side. */
+/** Put brackets around the cell that is evicted next: no sign of a token reaches so far. */
+export function drawNext(
+  context: CanvasRenderingContext2D,
+  box: Box,
+  map: Cells,
+  index: number,
+  theme: Theme,
+): void {
+  const { at, w, h } = cellsIn(box, map);
+  const [x, y] = at(index);
+  const [across, down] = [Math.max(6.5, w / 2), Math.max(6.5, h / 2)];
+  const corners = new Path2D();
+  for (const dx of [-across, across]) {
+    for (const dy of [-down, down]) {
+      corners.moveTo(x + 0.4 * dx, y + dy);
+      corners.lineTo(x + dx, y + dy);
+      corners.lineTo(x + dx, y + 0.4 * dy);
+    }
+  }
+  outlined(context, theme, corners, 4.5);
+  context.lineWidth = 2;
+  context.strokeStyle = theme.ink;
+  context.stroke(corners);
+}
+
+/** The middle of each cell, its sides, and the smaller of them. */
 function cellsIn({ x, y, width, height }: Box, { layers, experts }: Cells) {
   const [w, h] = [width / experts, height / layers];
   const at = (index: number) =>
     [x + ((index % experts) + 0.5) * w, y + (Math.floor(index / experts) + 0.5) * h] as const;
-  return { at, size: Math.min(w, h) };
+  return { at, w, h, size: Math.min(w, h) };
 }
 
 /** A margin around marks, so that they are visible on any cell. */

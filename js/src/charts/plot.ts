@@ -261,7 +261,8 @@ export class Plot {
     context.fillStyle = theme.muted;
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const value of this.#ticks()) {
+    const ticks = this.#ticks();
+    for (const value of this.#height < 14 ? ticks.slice(-1) : ticks) {
       const text = String(Number((value / unit.factor).toPrecision(6)));
       context.fillText(text, axis.x - 5, y(value));
     }

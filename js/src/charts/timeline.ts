@@ -100,7 +100,8 @@ export class Timeline {
   #say(read: Read | null): void {
     const text = read
       ? `layer ${read[0]}, expert ${read[1]}: ${bytes(read[4])} in ${ms(read[3] - read[2])}`
-      : "reads by layer; shaded: it waited";
+      : "reads by layer; shaded: waits";
     setText(this.#readout, text);
+    this.#readout.classList.toggle("oj-pointed", !!read); // it may cover the ends of the axis
   }
 }

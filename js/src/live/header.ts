@@ -2,7 +2,7 @@
 
 import { consume } from "../charts/focus";
 import { Sparkline } from "../charts/sparkline";
-import { el, setText } from "../widget/dom";
+import { el, setText, setTitle } from "../widget/dom";
 import { bytes, given, integer, NONE, percent, plural, short } from "../widget/format";
 import { stop } from "../widget/stop";
 import type { Theme } from "../widget/theme";
@@ -132,7 +132,7 @@ export class Header {
   #set(name: string, text: string, title = ""): void {
     const node = this.#values.get(name)!;
     setText(node, text);
-    if (node.title !== title) node.title = title;
+    setTitle(node, title);
   }
 
   #statusText(status: Status): string {

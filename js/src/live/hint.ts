@@ -2,6 +2,10 @@
 
 import { el } from "../widget/dom";
 
+/** What can be done; the explanation says it too while nothing is explained. */
+export const HINT =
+  "Click a word, or a token’s bar in Time, to see what it waited for. ←\u00a0→\u00a0move.";
+
 const KEY = "outlier_jupyter.hint";
 
 export class Hint {
@@ -10,8 +14,7 @@ export class Hint {
 
   constructor(changed: () => void, signal: AbortSignal) {
     const close = el("button", "oj-button oj-hint-close", { type: "button" }, "Got it");
-    const text = "Click a token to see what it waited for. ←\u00a0→\u00a0move.";
-    this.node = el("div", "oj-first-hint", { role: "note" }, el("span", "", {}, text), close);
+    this.node = el("div", "oj-first-hint", { role: "note" }, el("span", "", {}, HINT), close);
     this.node.hidden = true;
     const closed = () => {
       this.#done();

@@ -20,6 +20,9 @@ export interface Info {
   reader_note?: string;
   expert_nbytes?: number;
   changed_output?: string;
+  /** The eviction policy, and in a few words what it evicts first. */
+  policy?: string;
+  evicts?: string;
   cache?: string;
   prompt?: string;
   parts?: readonly Part[];

@@ -102,11 +102,11 @@ export class RunView {
       const summaries = summariesOf(state, store.info, experts);
       for (const name of SUMMARISED) panels[name].panel.setSummary(summaries[name]);
     }, signal);
-    this.#explain = new ExplainPanel(store, this.#focus, signal);
+    this.#explain = new ExplainPanel(store, this.#focus, this.#hint.node, signal);
     this.#panels = Object.values(panels).map((each) => each.panel);
     const nodes = this.#panels.map((panel) => panel.node);
     nodes.splice(1, 0, this.#explain.node); // in the order of a narrow view, which Tab follows
-    const grid = el("div", "oj-grid", {}, ...nodes, this.#hint.node);
+    const grid = el("div", "oj-grid oj-unexplained", {}, ...nodes);
     this.root = rootElement("oj-root oj-run-view");
     this.root.tabIndex = -1; // a click anywhere lets the arrow keys move the playhead
     const parts = [this.#header.node, this.#transport.node, grid];
@@ -235,7 +235,8 @@ export class RunView {
       this.#transport.draw(this.store.running, this.#offered, info.pace);
       this.#header.draw(this.store.connection.isOpen(this.root), this.#playback, this.#theme!);
       this.#hint.draw(state.generated, at !== null && !this.#playback.playing);
-      this.#explain.draw(input, !this.#hint.node.hidden);
+      const explained = this.#explain.draw(input);
+      this.#explain.node.parentElement!.classList.toggle("oj-unexplained", !explained);
       this.#routing.draw(input);
       this.#routing.panel.drawTable(now);
     }

@@ -55,6 +55,11 @@ export function shareShortcuts(root: HTMLElement): void {
 export const focusBeside = (node: Node): Element | null =>
   (node.getRootNode() as Document | ShadowRoot).activeElement;
 
+/** Set an element's tooltip, only if it differs. */
+export function setTitle(node: HTMLElement, title: string): void {
+  if (node.title !== title) node.title = title;
+}
+
 /** Set an element's text, only if it differs: most texts stay the same from frame to frame. */
 export function setText(node: HTMLElement, text: string): void {
   if (node.textContent !== text) node.textContent = text;

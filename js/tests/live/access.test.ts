@@ -218,9 +218,9 @@ test("a first-time hint is shown until a token was chosen, and never again", asy
   localStorage.clear();
   open();
   await settled(host);
-  expect($(".oj-first-hint").textContent).toContain("Click a token to see what it waited for.");
+  expect($(".oj-first-hint").textContent).toContain("Click a word, or a token’s bar in Time");
   expect($(".oj-first-hint").hidden).toBe(false);
-  expect($(".oj-explain").textContent).not.toContain("Click a token");
+  expect($(".oj-explain").textContent!.split("Click a word")).toHaveLength(2); // it is said once
   host.querySelectorAll<HTMLElement>(".oj-token")[3].click();
   await settled(host);
   expect($(".oj-first-hint").hidden).toBe(true);
@@ -242,7 +242,7 @@ test("a page that refuses storage shows the hint, and closes it", async () => {
   $(".oj-first-hint button").click();
   expect($(".oj-first-hint").hidden).toBe(true);
   await settled(host);
-  expect($(".oj-explain").textContent).toContain("Click a token");
+  expect($(".oj-explain").textContent).toContain("Click a word");
 });
 
 test("with reduced motion the view is drawn twice a second", async () => {

@@ -181,7 +181,7 @@ test("pointing at a cell shows its exact count", async () => {
   canvas.dispatchEvent(new PointerEvent("pointermove", at));
   await drawn();
   expect(text(".oj-routing .oj-readout")).toMatch(
-    /^layer \d+ · expert \d+ · \d+.times?, prompt included \(\d+(\.\d)?.% of the layer\)$/,
+    /^layer \d+ · expert \d+ · \d+.times? so far, prompt included \(\d+(\.\d)?.% of the layer\)$/,
   );
 });
 

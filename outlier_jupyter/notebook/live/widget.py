@@ -24,6 +24,7 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from ...display import draw
+from ...residency.policies.registry import POLICIES, canonical_name
 from ...runs.run import Run
 from ...trace import Trace, TraceInfo
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
@@ -71,8 +72,8 @@ class LiveView(WithSavedView):
             value), `reader_note` (its tooltip), `slots`, `layers`, `experts`, `expert_nbytes` (of
             one expert, for the RAM of the resident ones), `cache` (a label), `prompt` (shown above
             the text), `parts` (of a token's time, from `time_parts`), `pace` (tokens per second
-            shown; absent: as they are made) and `changed_output` (why the output differs from the
-            model's own; "" if it does not).
+            shown; absent: as they are made), `policy` (its name), `evicts` (see `PolicySpec`) and
+            `changed_output` (why the output differs from the model's own; "" if it does not).
         on_stop: called when Stop arrives as a message, on the thread that handles messages; it
             must only set flags. `stop_requested` is set as well.
         on_branch: called with a generated token's number, from 1, and the id of another token when
@@ -282,6 +283,7 @@ class LiveView(WithSavedView):
 
 def header(info: TraceInfo, prompt: str, pace: float | None = None) -> dict[str, object]:
     """The content of the view's header for a run of `prompt`, shown at `pace` tokens/s."""
+    policy = POLICIES.get(canonical_name(info.policy))
     return ({} if pace is None else {"pace": pace}) | {
         "model": info.model,
         "reader": info.reader,
@@ -291,6 +293,8 @@ def header(info: TraceInfo, prompt: str, pace: float | None = None) -> dict[str,
         "experts": max(info.experts_per_layer, default=0),
         "expert_nbytes": max(info.expert_nbytes, default=0),
         "changed_output": info.changed_output,
+        "policy": policy.name if policy else info.policy,
+        "evicts": policy.evicts if policy else "",
         "prompt": prompt,
         "parts": time_parts(info.kernels),
     }

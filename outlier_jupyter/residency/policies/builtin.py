@@ -19,7 +19,16 @@ def _predictive(experts_per_layer: Sequence[int]) -> Policy:
     return Predictive(experts_per_layer)
 
 
-register(PolicySpec("lru", "least recently used", "the most recently used stay", _lru, LRU))
+register(
+    PolicySpec(
+        "lru",
+        "least recently used",
+        "the most recently used stay",
+        _lru,
+        LRU,
+        evicts="unused longest",
+    )
+)
 register(
     PolicySpec(
         DEFAULT,
@@ -27,6 +36,7 @@ register(
         "experts used often, used after similar routing, or due soon stay",
         _predictive,
         PREDICTIVE,
+        evicts="expected latest",
     )
 )
 register(PolicySpec("belady", "best possible", "knows the future: the bound of all", None, BELADY))

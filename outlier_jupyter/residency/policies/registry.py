@@ -53,6 +53,8 @@ class PolicySpec:
         help: what it keeps, in a few words.
         make: makes it for a model with so many experts per layer; None if it needs the future.
         kernel: its number in the compiled replay; without one it is replayed in Python.
+        evicts: what its next eviction has in common with those before, in two or three words; ""
+            for none. The live view says it beside the expert that is evicted next.
     """
 
     name: str
@@ -60,6 +62,7 @@ class PolicySpec:
     help: str
     make: Callable[[Sequence[int]], Policy] | None
     kernel: int | None = None
+    evicts: str = ""
 
 
 LRU, PREDICTIVE, BELADY = 0, 1, 2

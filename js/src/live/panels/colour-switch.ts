@@ -1,6 +1,6 @@
 // The legend above the text: what its colour means, to be chosen, and the scale with its numbers.
 
-import { el, setText } from "../../widget/dom";
+import { el, setText, setTitle } from "../../widget/dom";
 import { KINDS } from "../columns";
 import type { Colouring, Scale } from "./text-colour";
 
@@ -34,12 +34,11 @@ export class ColourSwitch {
       setText(option, name);
       const disabled = blocked !== "" && key !== used.key;
       if (option.disabled !== disabled) option.disabled = disabled;
-      const title = blocked || means;
-      if (option.title !== title) option.title = title;
+      setTitle(option, blocked || means);
     }
     if (this.#select.value !== used.key) this.#select.value = used.key;
-    const title = [used.means, ...all.filter((each) => each.blocked).map(why)].join("\n");
-    if (this.#select.title !== title) this.#select.title = title;
+    const blocked = all.filter((each) => each.blocked).map(why);
+    setTitle(this.#select, [used.means, ...blocked].join("\n"));
     this.#drawScale(used, scale, waiting);
   }
 

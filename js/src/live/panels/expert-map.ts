@@ -36,15 +36,16 @@ export class ExpertMap {
     if (this.levels.length !== size) this.levels = new Uint8Array(size);
   }
 
-  /** Draw the levels. The `chosen` experts get a ring, or a diamond where they missed. */
+  /** Draw the levels. The `chosen` experts get a ring, or a diamond where they missed; `next` has brackets. */
   draw(
     theme: Theme,
     colours: Uint32Array,
     chosen: readonly Chosen[] | undefined,
     moved?: readonly Moved[],
+    next?: number,
   ): void {
     this.#colours = colours;
-    this.heatmap.draw({ ...this.#cells, ...(moved && { moved }), chosen }, theme);
+    this.heatmap.draw({ ...this.#cells, ...(moved && { moved }), chosen, next }, theme);
   }
 
   /** What a pixel shows if there are more experts than pixels, else "". */

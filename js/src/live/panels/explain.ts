@@ -10,6 +10,7 @@ import { el, setText } from "../../widget/dom";
 import { ms, percent, plural, quoted } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
 import { expertSentences, type Spent, slowest, spentBy, tokenSentences } from "../explain-words";
+import { HINT } from "../hint";
 import type { Explanation, RunStore, Subject } from "../store";
 import { partsOf, roleOf } from "../time-parts";
 import { legendItem } from "./panel";
@@ -17,9 +18,6 @@ import { legendItem } from "./panel";
 /** How many tokens of an expert are listed, and how many slow tokens are offered. */
 const MAX_LISTED = 24;
 const SLOWEST = 3;
-
-/** What the panel says while nothing is selected. */
-const HINT = "Click a token to see what it waited for. ← → move.";
 
 export class ExplainPanel {
   readonly node: HTMLElement;
@@ -42,13 +40,14 @@ export class ExplainPanel {
   constructor(
     private readonly store: RunStore,
     private readonly focus: Focus,
+    private readonly hint: HTMLElement,
     signal: AbortSignal,
   ) {
     this.#close.setAttribute("aria-label", "Close the explanation");
     this.#close.addEventListener("click", () => focus.clear(), { signal });
     this.#timeline = new Timeline(signal);
     this.#rest.append(this.#summary, this.#restText);
-    const picture = [this.#bar, this.#timeline.node, this.#sentences, this.#slow];
+    const picture = [hint, this.#bar, this.#timeline.node, this.#sentences, this.#slow];
     const parts = [...picture, this.#named, this.#rest];
     const label = { tabindex: "0", role: "group", "aria-label": "About the token or expert" };
     this.#body = el("div", "oj-explain-body", label, ...parts);
@@ -68,8 +67,8 @@ export class ExplainPanel {
     this.#body.focus();
   }
 
-  /** `hinted` says that the first-time hint is shown, which says the same as this panel's. */
-  draw(input: DrawInput, hinted: boolean): void {
+  /** Draw; returns whether a token or an expert is explained. */
+  draw(input: DrawInput): boolean {
     const { at } = input;
     const { pinnedCell, expertLast } = this.focus;
     const cell = pinnedCell?.expert != null && (expertLast || at === null) ? pinnedCell : null;
@@ -84,9 +83,10 @@ export class ExplainPanel {
       setText(this.#title, "Explanation");
       this.#drawBar([], Number.NaN);
       this.#timeline.draw(null, 1, input.theme);
-      this.#say(hinted ? [] : [HINT]);
+      this.#say(this.hint.hidden ? [HINT] : []);
       this.#fold("", "");
     }
+    return !!cell || at !== null;
   }
 
   #drawToken(step: number, input: DrawInput): void {

@@ -60,8 +60,11 @@ export class LikelyRow {
     const chosen = token === found.chosen[0];
     const late = chosen && rank > found.others.length ? ` · rank\u202f${integer(rank)}` : "";
     setText(text, quoted(piece) || `#${token}`);
-    const short = percent(Number(Math.exp(logprob).toPrecision(2)));
-    setText(share, `${chosen ? "✓\u202f" : ""}${short}${late}`);
+    const some = Math.exp(logprob);
+    setText(
+      share,
+      (some < 0.001 ? "<\u202f0.1\u202f%" : percent(Number(some.toPrecision(2)))) + late,
+    );
     node.style.setProperty("--oj-share", `${(100 * Math.exp(logprob)).toFixed(1)}%`);
     node.classList.toggle("oj-taken", chosen);
     const why = chosen ? "The run has this token." : this.store.branchProblem;

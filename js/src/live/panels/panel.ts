@@ -1,7 +1,7 @@
 // The frame around a plot: title, legend, a readout in words, and a table that can replace the
 // plot.
 
-import { el, setText } from "../../widget/dom";
+import { el, setText, setTitle } from "../../widget/dom";
 
 export interface Table {
   caption: string;
@@ -136,15 +136,16 @@ export class Panel {
   }
 
   /**
-   * Describe the plot in words. Screen readers read it only if `selected`: it changes with each
-   * token.
+   * Describe the plot in words; the tooltip has all of them where the panel is narrow, and `more`.
+   * Screen readers read it only if `selected`: it changes with each token.
    */
-  setReadout(text: string, selected: boolean): void {
+  setReadout(text: string, selected: boolean, more = ""): void {
     const live = selected ? "polite" : "off";
     if (this.#readout.getAttribute("aria-live") !== live) {
       this.#readout.setAttribute("aria-live", live);
     }
     setText(this.#readout, text);
+    setTitle(this.#readout, text + more);
   }
 
   /** Update the table, but not often, because it has many elements. */

@@ -2,6 +2,7 @@
 
 import { integer, percent, plural } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
+import type { Info } from "../info";
 import type { LayerBands } from "../layer-bands";
 import type { LayerMisses } from "../layer-misses";
 import type { Places } from "../places";
@@ -18,6 +19,7 @@ export interface Shown {
   places: Places;
   misses: LayerMisses;
   input: DrawInput;
+  info: Info;
 }
 
 /** "token 12", or "the prompt". */
@@ -26,12 +28,25 @@ function nameOf({ input }: Shown, step: number): string {
 }
 
 /** The experts that are evicted next. */
-export function nextOut({ places, state }: Shown): string {
-  const names = places.next.map(
+function namesOf({ places, state }: Shown): string[] {
+  return places.next.map(
     (index) => `layer ${Math.floor(index / state.experts)} expert ${index % state.experts}`,
   );
-  if (names.length) return `next out: ${names.join(", ")}`;
-  return places.scale === "unknown" ? "eviction order not known" : "";
+}
+
+/** "next out: layer 4 expert 7 (lru: unused longest)". */
+function nextOut(shown: Shown): string {
+  const [first] = namesOf(shown);
+  const { policy, evicts } = shown.info;
+  const why = [policy, evicts].filter(Boolean).join(": ");
+  if (first) return `next out: ${first}${why && ` (${why})`}`;
+  return shown.places.scale === "unknown" ? "eviction order not known" : "";
+}
+
+/** Those that are evicted after it. */
+export function nextAfter(shown: Shown): string {
+  const names = namesOf(shown).slice(1);
+  return names.length ? `\nThen out: ${names.join(", ")}` : "";
 }
 
 /** The hits of the token shown, else the layer with the most misses; and who is next out. */
@@ -118,7 +133,7 @@ export function layerTable(shown: Shown): Table {
     const placed = ids.filter((expert) => places.place[layer * width + expert] >= 0);
     const place = (expert: number) => places.place[layer * width + expert];
     const next = placed.length ? placed.reduce((a, b) => (place(b) < place(a) ? b : a)) : null;
-    const first = next === null ? "–" : `${next} (${ordinal(place(next) + 1)})`;
+    const first = next === null ? "–" : `${next} (${ordinal(place(next) + 1)} of all)`;
     rows.push([
       ...[String(layer), integer(ids.length), integer(lookups[layer]), integer(misses[layer])],
       ...[percent(misses[layer], lookups[layer]), ranges(ids), first],

@@ -7,7 +7,7 @@ import { Bands } from "../../charts/bands";
 import { Bars } from "../../charts/bars";
 import type { Focus } from "../../charts/focus";
 import type { Chosen, Moved } from "../../charts/marks";
-import { el, setText } from "../../widget/dom";
+import { el, setText, setTitle } from "../../widget/dom";
 import { integer, plural } from "../../widget/format";
 import type { DrawInput } from "../draw-input";
 import { NO_EXPERT } from "../frames";
@@ -27,6 +27,7 @@ import {
   aboutToken,
   bandTable,
   layerTable,
+  nextAfter,
   type Shown,
 } from "./residency-words";
 
@@ -61,6 +62,7 @@ export class ResidencyPanel {
   readonly #places: Places;
   readonly #ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
   readonly #ends = [el("span", ""), el("span", "")] as const;
+  readonly #nextMark = legendItem("next", "");
   readonly #scale: HTMLElement;
   readonly #forms: readonly HTMLButtonElement[];
   readonly #layers = el("select", "oj-button", { "aria-label": "Layer of the bands" });
@@ -83,11 +85,15 @@ export class ResidencyPanel {
     this.#places = new Places(state);
     this.#spans = new LayerBands(state);
     this.#misses = new LayerMisses(state);
-    this.#scale = el("span", "oj-legend-item", {}, this.#ends[0], this.#ramp, this.#ends[1]);
-    this.#mapOnly = [this.#scale, legendItem("empty", "on SSD"), legendItem("ring", "hit")];
-    this.#mapOnly.push(legendItem("diamond", "miss"));
+    const scale = [this.#ends[0], this.#ramp, this.#nextMark, this.#ends[1]];
+    this.#scale = el("span", "oj-legend-item", {}, ...scale);
+    const [hit, miss] = [legendItem("ring", "hit"), legendItem("diamond", "miss")];
+    hit.prepend(legendItem("hit", "").firstChild!); // of the bars below the map
+    miss.prepend(legendItem("miss", "").firstChild!);
+    this.#mapOnly = [this.#scale, legendItem("empty", "on SSD"), hit, miss];
     this.#bandsOnly = [this.#layers, legendItem("band", "in RAM"), legendItem("dot", "used")];
     const [arrived, evicted] = [legendItem("dot", "arrived"), legendItem("cross", "evicted")];
+    evicted.append(el("span", "oj-if-wide", {}, "(paler: earlier)"));
     this.#mapOnly.push(arrived);
     arrived.title = evicted.title = `On the map it fades over ${RECENT_STEPS} tokens`;
     this.#bandsOnly.push(legendItem("wedge", "arrived"));
@@ -124,13 +130,14 @@ export class ResidencyPanel {
     const experts = input.expertsThen ?? input.experts;
     const order = this.store.orderAfter(input.step);
     const changed = places.find(experts, step, order);
-    this.#shown = { state, experts, step, places, misses: this.#misses, input };
+    const { info } = this.store;
+    this.#shown = { state, experts, step, places, misses: this.#misses, input, info };
     if (this.panel.drawn && state.seq) {
       this.#drawLegend(input);
       if (this.#asBands) this.#drawBands(input);
       else this.#drawMap(input, changed);
     }
-    this.panel.setReadout(this.#readout(this.#shown), this.focus.any);
+    this.panel.setReadout(this.#readout(this.#shown), this.focus.any, nextAfter(this.#shown));
     const count = `${integer(experts.residentCount)} of ${plural(state.slots, "slot")}`;
     const lost = input.expertsThen ? "" : " · now: that token's are no longer kept";
     this.panel.setSubtitle(state.seq ? count + lost : "");
@@ -156,7 +163,7 @@ export class ResidencyPanel {
     map.setStates(this.#shown!.experts);
     if (changed || map.levels.length !== places.levels.length) map.levels = places.levels;
     const { moved, chosen } = this.#findMarks(input);
-    map.draw(theme, residencyColours(theme), chosen, moved);
+    map.draw(theme, residencyColours(theme), chosen, moved, places.next[0]);
     const column = (name: "hits" | "misses") => state.steps.column(name, shown.from, shown.to);
     const parts = [
       { values: column("hits"), colour: theme.hit },
@@ -230,7 +237,8 @@ export class ResidencyPanel {
     this.#ramp.style.background = `linear-gradient(to right, ${stopsOf(theme).join(",")})`;
     setText(this.#ends[0], stays);
     setText(this.#ends[1], next);
-    if (this.#scale.title !== means) this.#scale.title = means;
+    setTitle(this.#scale, means);
+    this.#nextMark.hidden = !this.#places.next.length;
   }
 
   get #note(): string {

@@ -1,6 +1,6 @@
 // Panel: how often each expert was chosen, by all tokens or by those chosen in the text.
 
-import { CIVIDIS, cividisOf } from "../../charts/colours";
+import { cividisOf, stopsOn } from "../../charts/colours";
 import type { Focus } from "../../charts/focus";
 import { el, setText } from "../../widget/dom";
 import { integer, NONE, percent, plural } from "../../widget/format";
@@ -20,6 +20,7 @@ export class RoutingPanel {
   readonly panel: Panel;
   readonly #map: ExpertMap;
   readonly #most = el("span", "", {}, NONE);
+  readonly #ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
   readonly #all = el("button", "oj-button oj-all-tokens", { type: "button" }, "All tokens");
   /** What the map shows. */
   #counts: Counts;
@@ -33,10 +34,7 @@ export class RoutingPanel {
     changed: () => void,
     signal: AbortSignal,
   ) {
-    const stops = CIVIDIS.map((rgb) => `rgb(${rgb.join(",")})`).join(",");
-    const ramp = el("span", "oj-ramp", { "aria-hidden": "true" });
-    ramp.style.background = `linear-gradient(to right, ${stops})`;
-    const scale = el("span", "oj-legend-item", {}, "1", ramp, this.#most, "(√ scale)");
+    const scale = el("span", "oj-legend-item", {}, "1", this.#ramp, this.#most, "times (√)");
     this.#counts = state;
     this.#all.addEventListener("click", () => focus.choose([]), { signal });
     const items = [legendItem("empty", "never"), scale, this.#all];
@@ -61,6 +59,8 @@ export class RoutingPanel {
     this.#map.setStates(input.experts);
     setText(this.#most, maxCount ? integer(maxCount) : NONE);
     if (this.panel.drawn) {
+      const stops = stopsOn(input.theme).map((rgb) => `rgb(${rgb})`);
+      this.#ramp.style.background = `linear-gradient(to right, ${stops})`;
       levelsOf(counts, maxCount, this.#map.levels);
       // Rings of the playhead's token would hide the counts of a few tokens.
       const ringed = ofChosen && !this.focus.stepHovered ? undefined : input.chosen;
@@ -68,7 +68,7 @@ export class RoutingPanel {
     }
     this.#all.hidden = !ofChosen;
     const of = plural(chosen.length, "chosen token");
-    this.panel.setSubtitle(ofChosen ? `of ${of}` : "times chosen");
+    this.panel.setSubtitle(ofChosen ? `of ${of}` : "");
     this.panel.setNote(this.#map.note);
     this.panel.setReadout(this.#readout(input, ofChosen), this.focus.any);
   }
@@ -103,12 +103,12 @@ export class RoutingPanel {
       const share = percent(times, total);
       const count = ofChosen
         ? `${integer(times)} of ${plural(ofChosen.known, "chosen token")}`
-        : `${plural(times, "time")}${withPrompt} (${share} of the layer)`;
+        : `${plural(times, "time")} so far${withPrompt} (${share} of the layer)`;
       return `layer ${layer} · expert ${expert} · ${count}`;
     }
     if (ofChosen && !focus.stepHovered) return sharing(ofChosen, focus.chosen.length);
     if (input.step !== null && input.chosen?.length) {
-      return `${input.name(input.step)} · its ${integer(input.chosen.length)} choices: hits are rings, misses diamonds`;
+      return `${input.name(input.step)} · its ${integer(input.chosen.length)} choices: ○ hits, ◇ misses`;
     }
     return `${some(input.experts.chosenCount, counts.length)} so far${PROMPT_TOO}`;
   }

@@ -103,7 +103,7 @@ export function colouringsOf(
     {
       ...{ ...by({ column: "segment" }, "segment"), key: "segment", from: "zero", format: short },
       ...{ label: "", value: nothing, kinds: kindsIn(state, source) },
-      means: "What a token belongs to: thinking, the answer, a tool call, or the template.",
+      means: "What a token belongs to: thinking, the answer, a tool call, or the chat template.",
     },
     {
       ...{ ...own, key: "none", name: "nothing", from: "zero", value: nothing, format: short },

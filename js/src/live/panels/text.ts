@@ -140,7 +140,7 @@ export class TextPanel {
     const kind = this.source.kindOf(step);
     const parts = [
       input.name(step),
-      kind === "answer" ? "" : kind,
+      kind === "answer" ? "" : kind === "template" ? "chat template" : kind,
       text,
       ms(state.steps.at("tokenMs", step)),
     ];
@@ -177,9 +177,9 @@ export class TextPanel {
   }
 }
 
-/** "12 of 64 tokens chose layer 3 expert 17". */
+/** "12 of the run’s 64 tokens chose layer 3 expert 17". */
 function usersText(experts: readonly Cell[], { any, all, of }: Users): string {
-  const tokens = `${integer(any)} of ${plural(of, "token")} chose`;
+  const tokens = `${integer(any)} of the run’s ${plural(of, "token")} chose`;
   if (experts.length === 1)
     return `${tokens} layer ${experts[0].layer} expert ${experts[0].expert}`;
   return `${tokens} any of ${plural(experts.length, "expert")}; ${integer(all)} chose all of them`;

@@ -81,7 +81,9 @@ test("what is opened comes into sight in the panel alone; another token begins a
 });
 
 test("a click explains a token at once: one bar of its time, and sentences from the frames", async () => {
-  expect(sentences()).toEqual(["Click a token to see what it waited for. ← → move."]);
+  expect(sentences()).toEqual([
+    "Click a word, or a token’s bar in Time, to see what it waited for. ←\u00a0→\u00a0move.",
+  ]);
   expect($(".oj-time-bar").hidden && $(".oj-timeline").hidden).toBe(true);
   await showToken();
   expect(title()).toMatch(/^Why token 4 took [\d.]+.ms$/);
@@ -97,7 +99,7 @@ test("a click explains a token at once: one bar of its time, and sentences from 
     ...["dense", "expert", "lookup", "waiting", "watching"],
   ]);
   expect(sentences()[0]).toMatch(
-    /^It waited .+ of .+ \([\d.]+.%\) for \d+.experts?, [\d.]+.MB.* layer /,
+    /^It waited .+ of .+ \([\d.]+.%\) for \d+.experts?, [\d.]+.MB.* layers?[ .]/,
   );
   expect(sentences()[2]).toMatch(/the median token/);
   expect(sentences()).toHaveLength(3);

@@ -192,7 +192,7 @@ async function view(answers = true): Promise<{ model: MockModel; text: (of: stri
 test("the readout names the layer with the most misses and the experts that leave next", async () => {
   const { text } = await view();
   expect(text(".oj-readout")).toMatch(
-    /^most misses in decode: layer \d \(\d+ of 40, .+%\) · next out: layer \d expert \d, layer/,
+    /^most misses in decode: layer \d \(\d+ of 40, .+%\) · next out: layer \d expert \d$/,
   );
   expect(text(".oj-legend")).toContain("stays longest");
   expect(text(".oj-legend")).toContain("next out");

@@ -239,7 +239,7 @@ test("Shift and a click choose tokens from the playhead on, and the map counts o
   $(".oj-all-tokens").click();
   await drawn();
   expect($(".oj-all-tokens").hidden).toBe(true);
-  expect(text(".oj-routing .oj-subtitle")).toBe("times chosen");
+  expect(text(".oj-routing .oj-subtitle")).toBe("");
   expect(host.querySelector(".oj-chosen")).toBeNull();
 });
 
@@ -323,7 +323,7 @@ test("pinned experts mark their tokens, and say how many there are", async () =>
   await drawn();
   expect(having("oj-highlight")).toEqual(used[0]);
   const n = count(used[0]) + Number(first.has(one));
-  expect(readout()).toBe(`${n} of 21 tokens chose layer 0 expert ${one}`);
+  expect(readout()).toBe(`${n} of the run’s 21 tokens chose layer 0 expert ${one}`);
   go(1, other, { shiftKey: true });
   $(".oj-routing canvas").dispatchEvent(new PointerEvent("pointerleave"));
   await drawn();
@@ -333,7 +333,9 @@ test("pinned experts mark their tokens, and say how many there are", async () =>
   const any = count(either) + Number(firsts.some(Boolean));
   const all =
     frames.filter((_, i) => used[0][i] && used[1][i]).length + Number(firsts.every(Boolean));
-  expect(readout()).toBe(`${any} of 21 tokens chose any of 2 experts; ${all} chose all of them`);
+  expect(readout()).toBe(
+    `${any} of the run’s 21 tokens chose any of 2 experts; ${all} chose all of them`,
+  );
 });
 
 test("moving the playhead changes the tokens beside it, not all that come after", async () => {
