@@ -34,7 +34,8 @@ class TokenLogs:
 
     def note(self, k: int, layers: Sequence[int]) -> None:
         """Remember fully resident layers that have written their choice and returned."""
-        self._resident.setdefault(k, []).extend(layers)
+        if len(layers):
+            self._resident.setdefault(k, []).extend(layers)
 
     def clear(self) -> None:
         """Forget all layers."""

@@ -34,3 +34,11 @@ def test_an_event_stays_when_the_next_token_is_written_and_cleared() -> None:
     log.rows[0, IDS], log.weights[0], log.times[0, START] = 8, 2, 6
     assert events.experts.tolist() == [[7]] and events.weights.tolist() == [[1]]
     assert events.start_ns.tolist() == [5] and logs.events() == []
+
+
+def test_no_event_stands_for_no_layer() -> None:
+    """A token whose layers all had misses has no event of resident layers."""
+    logs = TokenLogs(2)
+    logs.of(2)
+    logs.note(2, [])
+    assert logs.events() == []
