@@ -60,7 +60,9 @@ PARTS = {
         kernels="mlx",
     ),
     "route": Part("router read-back", "reading the routers' ids back", kernels="cpu"),
-    "lookup": Part("lookup", "finding which experts are resident, and choosing which to evict"),
+    "lookup": Part(
+        "cache lookup", "finding which experts are resident, and choosing which to evict"
+    ),
     "read_wait": Part("waiting for reads", "waiting for experts from disk"),
     "install": Part("install", "copying the experts read into their slots"),
     "sample": Part(

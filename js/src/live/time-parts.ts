@@ -11,7 +11,7 @@ const part = (column: number, key: string, name: string, means: string): Part =>
 /** The parts of version 2 frames: Python did not describe them then. */
 const PARTS_OF_VERSION_2: readonly Part[] = [
   part(0, "compute", "compute, undivided", "computing until the routers’ choices are known"),
-  part(1, "lookup", "lookup", "finding which experts are in RAM and which are evicted"),
+  part(1, "lookup", "cache lookup", "finding which experts are in RAM and which are evicted"),
   part(2, "read_wait", "waiting for reads", "waiting for experts from disk"),
   part(3, "install", "install", "writing the experts that were read into their slots"),
   part(4, "sample", "sampling", "the sampler, and what was computed for it"),
