@@ -11,10 +11,19 @@ from .experts import Activation, Bank, Experts
 from .formats import Format, affine, mxfp4, plain
 from .gated_delta import Convolution, DeltaRule, state_places
 from .gating import blend_link, sigmoid_link, swiglu_link
+from .head_products import HeadMatrices
 from .kernel_chain import Chain, Link, Workspace
 from .linear import Matrix, Stack
-from .norm_and_top_k import Scoring, choose_link, norm_link
-from .precompile import for_attention, for_delta, for_experts, for_layers, for_matrix, precompile
+from .norm_and_top_k import Scoring, choose_link, layer_norm_link, norm_link
+from .precompile import (
+    for_attention,
+    for_delta,
+    for_experts,
+    for_heads,
+    for_layers,
+    for_matrix,
+    precompile,
+)
 from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
 from .rope import HeadRotation
 
@@ -31,6 +40,7 @@ __all__ = [
     "DeltaRule",
     "Experts",
     "Format",
+    "HeadMatrices",
     "HeadRotation",
     "Link",
     "Matrix",
@@ -45,8 +55,10 @@ __all__ = [
     "for_attention",
     "for_delta",
     "for_experts",
+    "for_heads",
     "for_layers",
     "for_matrix",
+    "layer_norm_link",
     "multiply_many",
     "mxfp4",
     "norm_link",

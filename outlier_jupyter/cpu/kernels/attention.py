@@ -38,9 +38,10 @@ EVERYTHING = 1 << 62
 """The window of attention without one."""
 SPREAD = 8
 
-(QUERIES, TOKEN_STEP, KEYS, VALUES, KEY_STEP, VALUE_STEP, BEFORE, TOKENS, WINDOW, KV_HEADS, SHARED,
+(MORE_QUERIES, MORE_KEYS, MORE, QUERIES, TOKEN_STEP, KEYS, VALUES, KEY_STEP, VALUE_STEP, BEFORE,
+ TOKENS, WINDOW, KV_HEADS, SHARED,
  WIDTH, VALUE_WIDTH, BLOCK, BLOCKS, CHUNKS, SCALE, SINKS, OUT, OUT_STEP, PARTS, COUNTERS, WORKERS,
- SCRATCH, SCRATCH_STEP, KEYS_AT, VALUES_AT, SCORES_AT, MIXED_AT, STATE_AT) = range(30)  # fmt: skip
+ SCRATCH, SCRATCH_STEP, KEYS_AT, VALUES_AT, SCORES_AT, MIXED_AT, STATE_AT) = range(33)  # fmt: skip
 """Steps are bytes; places (`_AT`) are bytes in a turn's scratch memory, which the queries begin."""
 
 
@@ -55,8 +56,8 @@ def attention_task(kind: str) -> int:
         width, wide = int_at(arguments, WIDTH), int_at(arguments, VALUE_WIDTH)
         before, window = int_at(arguments, BEFORE), int_at(arguments, WINDOW)
         size, blocks = int_at(arguments, BLOCK), int_at(arguments, BLOCKS)
-        key_row, value_row = width * nbytes, wide * nbytes
-        words, mixed_row = width // each, -(-wide // PANEL) * PANEL * 4
+        key_row, value_row, words = width * nbytes, wide * nbytes, width // each
+        mixed_row, row_bytes = -(-wide // PANEL) * PANEL * 4, 4 * (words + int_at(arguments, MORE))
         queries = int_at(arguments, SCRATCH) + turn * int_at(arguments, SCRATCH_STEP)
         packed_keys = queries + int_at(arguments, KEYS_AT)
         packed_values = queries + int_at(arguments, VALUES_AT)
@@ -65,17 +66,15 @@ def attention_task(kind: str) -> int:
         tops = queries + int_at(arguments, STATE_AT)
         totals, factors = tops + 4 * size * shared, tops + 8 * size * shared
         length, chunks = _split(arguments)
-        items = kv_heads * blocks * chunks
         item = increment(counters, 0)
-        while item < items:
+        while item < kv_heads * blocks * chunks:
             pair, chunk = item // chunks, item % chunks
             block, head = blocks - 1 - pair // kv_heads, pair % kv_heads  # the longest first
             token = block * size
-            tokens = min(size, int_at(arguments, TOKENS) - token)
-            rows = tokens * shared
+            rows = min(size, int_at(arguments, TOKENS) - token) * shared
             _begin(arguments, head, token, rows, each == 2, queries, tops, totals)
             first = max(0, before + token + 1 - window) + chunk * length
-            last = min(before + token + tokens, first + length)
+            last = min(before + token + rows // shared, first + length)
             keys = int_at(arguments, KEYS) + head * int_at(arguments, KEY_STEP)
             values = int_at(arguments, VALUES) + head * int_at(arguments, VALUE_STEP)
             for start in range(first, last, TILE):
@@ -83,8 +82,10 @@ def attention_task(kind: str) -> int:
                 columns = -(-count // PANEL) * PANEL
                 key, value = keys + start * key_row, values + start * value_row
                 pack_keys(kind, key, key_row, count, width, packed_keys)
-                product(kind, rows, queries, 4 * words, words, packed_keys, columns // PANEL,
+                product(kind, rows, queries, row_bytes, words, packed_keys, columns // PANEL,
                         scores, 4 * TILE, 0, value)  # fmt: skip
+                if int_at(arguments, MORE) != 0:
+                    _add_scores(arguments, start, count, rows, queries, tops, value)
                 for row in range(rows):
                     seen = before + token + row // shared + 1 - start
                     weigh(kind, scores + 4 * TILE * row, columns, max(0, seen - window),
@@ -113,17 +114,42 @@ def _begin(
     totals: int,
 ) -> None:  # fmt: skip
     """Scale the queries of one block as they are multiplied, and set the rows' states."""
-    shared, width = int_at(arguments, SHARED), int_at(arguments, WIDTH)
+    shared, width, more = (
+        int_at(arguments, SHARED),
+        int_at(arguments, WIDTH),
+        int_at(arguments, MORE),
+    )
     scale = float_at(int_at(arguments, SCALE), 0)
     for row in range(rows):
-        source = int_at(arguments, QUERIES) + 4 * (head * shared + row % shared) * width
+        query_head = head * shared + row % shared
+        source = int_at(arguments, QUERIES) + 4 * query_head * width
         source += (token + row // shared) * int_at(arguments, TOKEN_STEP)
         if paired:
             store_as("bf16", source, width, scale, queries + 2 * width * row)
         else:
-            store_as("f32", source, width, scale, queries + 4 * width * row)
+            to = queries + 4 * (width + more) * row
+            store_as("f32", source, width, scale, to)
+            if more != 0:
+                source = int_at(arguments, MORE_QUERIES) + 4 * query_head * more
+                store_as("f32", source, more, scale, to + 4 * width)
         put_float(tops, row, types.float32(LOWEST))
         put_float(totals, row, types.float32(0.0))
+        put_float(tops, 3 * int_at(arguments, BLOCK) * shared + row, types.float32(1.0))
+
+
+@register_jitable
+def _add_scores(
+    arguments: int, start: int, count: int, rows: int, queries: int, tops: int, ahead: int
+) -> None:
+    """Add the scores of the second part of float32 queries and keys to those of the first."""
+    width, more = int_at(arguments, WIDTH), int_at(arguments, MORE)
+    key = int_at(arguments, MORE_KEYS) + 4 * start * more
+    packed = queries + int_at(arguments, KEYS_AT) + 4 * TILE * width
+    ones = tops + 12 * int_at(arguments, BLOCK) * int_at(arguments, SHARED)
+    pack_keys("f32", key, 4 * more, count, more, packed)
+    product("f32", rows, queries + 4 * width, 4 * (width + more), more, packed,
+            -(-count // PANEL), queries + int_at(arguments, SCORES_AT), 4 * TILE, ones,
+            ahead)  # fmt: skip
 
 
 @register_jitable
@@ -201,15 +227,17 @@ def _combine(arguments: int, head: int, row: int, chunks: int, weights: int) -> 
 
 
 def _prepared(
-    kind: str, heads: int, kv_heads: int, width: int, wide: int, tokens: int, scale: float
-) -> Prepared:
+    kind: str, heads: int, kv_heads: int, width: int, wide: int, tokens: int, scale: float,
+    more: int = 0,
+) -> Prepared:  # fmt: skip
     """The kernel for queries of `tokens` tokens; the caller sets the addresses and positions."""
     shared, workers = heads // kv_heads, threads()
     block = min(tokens, -(-BLOCK_ROWS // shared))
     rows, wide_columns = block * shared, -(-wide // PANEL) * PANEL
-    # The scratch memory of a turn: queries, keys, values, scores, weighted values, three states.
-    sizes = [rows * width, width * TILE, TILE * wide_columns, rows * TILE, rows * wide_columns,
-             3 * rows]  # fmt: skip
+    # The scratch memory of a turn: queries, keys, values, scores, weighted values, three states
+    # and ones.
+    sizes = [rows * (width + more), (width + more) * TILE, TILE * wide_columns, rows * TILE,
+             rows * wide_columns, 4 * rows]  # fmt: skip
     starts = np.cumsum([0, *(-(-size // LANES) * LANES for size in sizes)]) * 4
     chunks = max(1, CHUNKS_PER_THREAD * workers // kv_heads) if tokens == 1 else 1
     parts = kv_heads * chunks * shared * (wide + 2) if tokens == 1 else 0
@@ -217,6 +245,7 @@ def _prepared(
     counters, factor = np.zeros(SPREAD * (2 + kv_heads), np.int64), np.array([scale], np.float32)
     arguments = np.zeros(STATE_AT + 1, np.int64)
     begin = -(-address(scratch) // (4 * LANES)) * 4 * LANES  # vectors within cache lines
+    arguments[MORE] = more
     arguments[TOKENS:SINKS] = (
         tokens, EVERYTHING, kv_heads, shared, width, wide, block, -(-tokens // block), chunks,
         address(factor),
@@ -285,6 +314,8 @@ class Attend:
         out: float32 [heads × value width].
         scale, sinks, window: as in `attend`.
         kind: of the cache.
+        more: float32 [heads × some width], a second part of the queries, for keys that all heads
+            share and float32 caches.
 
     Attributes:
         link: the link of the chain; call `over` before it runs.
@@ -293,20 +324,29 @@ class Attend:
     def __init__(
         self, queries: F32s, out: F32s, heads: int, kv_heads: int, width: int, kind: str,
         scale: float, sinks: F32s | None = None, window: int = EVERYTHING,
+        more: F32s | None = None,
     ) -> None:  # fmt: skip
-        prepared = _prepared(kind, heads, kv_heads, width, out.size // heads, 1, scale)
+        size = 0 if more is None else more.size // heads
+        prepared = _prepared(kind, heads, kv_heads, width, out.size // heads, 1, scale, size)
         arguments = prepared.arguments
         arguments[[QUERIES, OUT, SINKS, WINDOW]] = (
             address(queries), address(out), address(sinks), window
         )  # fmt: skip
+        arguments[MORE_QUERIES] = address(more)
         code, tasks = prepared.stages[1]
-        memory = (*prepared.memory, queries, out, *(() if sinks is None else (sinks,)))
+        given = (each for each in (queries, out, sinks, more) if each is not None)
+        memory = (*prepared.memory, *given)
         self.link = Link(code, arguments, tasks, memory)
         self._keys: weakref.ref[Cached] | None = None  # weak: freed with a run
 
-    def over(self, keys: Cached, values: Cached, tokens: int) -> None:
-        """Attend over the first `tokens` keys and values, the token's own the last of them."""
+    def over(self, keys: Cached, values: Cached, tokens: int, more: Cached | None = None) -> None:
+        """Attend over the first `tokens` keys and values, the token's own the last of them.
+
+        Args:
+            more: the second part of the keys.
+        """
         if self._keys is None or keys is not self._keys():
+            self.link.arguments[MORE_KEYS] = 0 if more is None else more.address
             self.link.arguments[KEYS:BEFORE] = _over(keys, values)
             self._keys = weakref.ref(keys)
         self.link.arguments[BEFORE] = tokens - 1

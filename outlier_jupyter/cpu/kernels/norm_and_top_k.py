@@ -60,6 +60,36 @@ def norm_link(x: F32s, weight: F32s, epsilon: float, out: F32s, added: F32s | No
     return link(norm_task(), 1, x, added, weight, out, x.size, parameters)
 
 
+@lru_cache
+def layer_norm_task() -> int:
+    """The kernel of `layer_norm_link`, with one task."""
+
+    def kernel(arguments: int, _: int) -> None:
+        x, bias, weight = int_at(arguments, X), int_at(arguments, ADDED), int_at(arguments, WEIGHT)
+        out, width = int_at(arguments, NORMED), int_at(arguments, WIDTH)
+        total = types.float32(0.0)
+        for i in range(width):
+            total += float_at(x, i)
+        mean = types.float32(total / width)
+        total = types.float32(0.0)
+        for i in range(width):
+            away = float_at(x, i) - mean
+            total += away * away
+        epsilon = float_at(int_at(arguments, PARAMETERS), 0)
+        scale = types.float32(1 / math.sqrt(total / width + epsilon))
+        for i in range(width):
+            value = (float_at(x, i) - mean) * scale
+            put_float(out, i, value * float_at(weight, i) + float_at(bias, i))
+
+    return task(kernel)
+
+
+def layer_norm_link(x: F32s, weight: F32s, bias: F32s, epsilon: float, out: F32s) -> Link:
+    """Write the layer norm of `x` × `weight` + `bias` to `out`, which may be `x`."""
+    parameters = np.array([epsilon], np.float32)
+    return link(layer_norm_task(), 1, x, bias, weight, out, x.size, parameters)
+
+
 @dataclass(frozen=True)
 class Scoring:
     """How a router's logits become a choice of experts and their weights.

@@ -11,10 +11,11 @@ from .compiled import task_loop
 from .experts import hidden_task, output_task
 from .gated_delta import convolve_task, delta_task
 from .gating import blend_task, gate_task
+from .head_products import heads_task
 from .kernel_chain import chain_runner
 from .likeliest import likeliest_loop
 from .linear import arrange_task, matrix_task
-from .norm_and_top_k import choose_task, norm_task
+from .norm_and_top_k import choose_task, layer_norm_task, norm_task
 from .prefill_matmul import activate_task, unpack_task
 from .rope import rope_task
 from .token_loop import token_runner
@@ -43,6 +44,11 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
 def for_attention(kind: str) -> list[Work]:
     """The kernels of attention over a cache of type `kind`."""
     return [(attention_task, (kind,)), (append_kv_task, (kind,)), (rope_task, ())]
+
+
+def for_heads(name: str) -> list[Work]:
+    """The kernels of matrices of heads in format `name`."""
+    return [(arrange_task, (name,)), (heads_task, (name,)), (layer_norm_task, ())]
 
 
 def for_delta(taps: int, by_column: bool, swish: bool) -> list[Work]:

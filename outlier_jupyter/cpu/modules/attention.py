@@ -76,7 +76,6 @@ class AttentionPlan:
                 [np.tile(norm, (n, 1)) for norm, n in zip(self.norms, counts, strict=True)]
             )
         rotation = rotation_of(module.rope)
-        assert rotation is not None, "as above"
         self.rotate = HeadRotation(
             self.heads + self.kv_heads, self.width, *rotation, weights, self.epsilon
         )

@@ -10,6 +10,7 @@ are in the order of their weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
@@ -22,7 +23,8 @@ from ..kernels import RUNNING, Chain, Link, Workspace, blend_link, norm_link
 from ..kernels.token_loop import ROUTED
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
-from .parts import Foreign, GatedMLP, Matrices, Mixer
+from .latent_attention import LatentAttention, can_attend
+from .parts import Foreign, GatedMLP, Matrices, Mixer, norm_of
 from .routers import ExpertChoice, can_route
 from .token_loop import TokenLoop
 
@@ -46,11 +48,6 @@ class TokenActivations:
         """rows [1, width], which must stay unchanged, as [1, 1, width]."""
         self._rows, self._array = rows, mx.array(rows[None])
         return self._array
-
-
-def norm_of(module: Any) -> tuple[F32s, float]:
-    """An RMS norm's weights [width] and its epsilon."""
-    return as_rows(module.weight)[0].copy(), float(module.eps)
 
 
 class Norm:
@@ -267,8 +264,11 @@ MIXERS, BLOCKS = ("self_attn", "linear_attn"), ("mlp", "block_sparse_moe")
 
 def _mixer_of(layer: Any, matrices: Matrices) -> Mixer:
     module = next(layer[name] for name in MIXERS if name in layer)
-    mixer: Mixer = getattr(module, "_plan", None) or Foreign(module)
-    return mixer
+    mixer: Mixer | None = getattr(module, "_plan", None)
+    if mixer is None and can_attend(module):
+        with suppress(KeyError):  # a linear layer that is MLX's
+            mixer = LatentAttention(module, matrices)
+    return mixer or Foreign(module)
 
 
 def feeds_of(block: Any, matrices: Matrices) -> tuple[ExpertChoice | None, GatedMLP | None]:

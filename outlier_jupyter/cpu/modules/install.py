@@ -18,11 +18,12 @@ from ..kernels import (
     for_attention,
     for_delta,
     for_experts,
+    for_heads,
     for_layers,
     for_matrix,
     precompile,
 )
-from . import attention, gated_delta, switch
+from . import attention, gated_delta, latent_attention, switch
 from . import decoder_layer as layer
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, format_of, swap_embedding, swap_linears
@@ -96,6 +97,10 @@ class Native:
             for kind in sorted(KINDS[each] for each in stored if each is not None):
                 work += for_attention(kind)
             for _, module in self._modules:
+                if latent_attention.can_attend(module):
+                    work += for_attention("f32")
+                    for name in latent_attention.formats_of(module):
+                        work += for_heads(name)
                 if gated_delta.can_swap(module):
                     work += for_delta(*gated_delta.kernels_of(module))
             for name in {form.name for form in self._forms()}:

@@ -74,8 +74,7 @@ class KVAppender:
             place.values.memory[:, place.at] = self.stored(value)
             return place.keys, place.values, place.tokens
         fetched = self.extend(cache, key[:, None], value[:, None])
-        if type(cache) in KNOWN:
-            self._own(cache)
+        self.own(cache)
         return *fetched, fetched[0].memory.shape[1]
 
     def extend(self, cache: Any, keys: F32s, values: F32s) -> tuple[Cached, Cached]:
@@ -122,8 +121,13 @@ class KVAppender:
         self._state = cache.offset, at + 1
         return CachePlace(keys, values, at, min(position + 1, keys.memory.shape[1]), position)
 
-    def _own(self, cache: Any) -> None:
-        """Write the next tokens into the cache's memory, if it is contiguous."""
+    def own(self, cache: Any) -> None:
+        """After an append of mlx-lm's, write the next tokens into the cache's own memory.
+
+        Not if that is not contiguous, or of another kind.
+        """
+        if type(cache) not in KNOWN or cache.keys.dtype != self._dtype:
+            return
         mx.eval(cache.keys, cache.values)
         self._cache = weakref.ref(cache, self._forget)
         self._arrays = cache.keys, cache.values

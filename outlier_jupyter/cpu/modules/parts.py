@@ -22,6 +22,11 @@ Matrices = dict[int, Matrix]
 """id of each native linear layer → its weights."""
 
 
+def norm_of(module: Any) -> tuple[F32s, float]:
+    """An RMS norm's weights [width] and its epsilon."""
+    return as_rows(module.weight)[0].copy(), float(module.eps)
+
+
 class Mixer(Protocol):
     """What mixes a token with those before it: x [width] → [width].
 

@@ -35,14 +35,17 @@ MAGNITUDES = {
 """Classes with wavelengths of their own, and the attribute of their magnitude."""
 
 
-def rotation_of(rope: Any) -> Rotation | None:
-    """The rotation of a module of MLX or mlx-lm; None if it changes with the tokens' number."""
+def is_fixed(rope: Any) -> bool:
+    """Whether the rotation of a module is known, and does not change with the tokens' number."""
+    return type(rope) is nn.RoPE or type(rope) in MAGNITUDES
+
+
+def rotation_of(rope: Any) -> Rotation:
+    """The rotation of a module of MLX or mlx-lm that is fixed."""
     kind = type(rope)
     if kind is nn.RoPE:
         places = np.arange(0, rope.dims, 2, dtype=np.float64) / rope.dims
         return Rotation(rope.scale * float(rope.base) ** -places, bool(rope.traditional))
-    if kind not in MAGNITUDES:
-        return None
     name = MAGNITUDES[kind]
     magnitude = 1.0 if name is None else float(getattr(rope, name))
     return Rotation(

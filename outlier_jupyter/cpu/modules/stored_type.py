@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...families import known_as
-from .rotation import rotation_of
+from .rotation import is_fixed
 
 
 def stored_type(module: nn.Module) -> mx.Dtype | None:
@@ -15,7 +15,7 @@ def stored_type(module: nn.Module) -> mx.Dtype | None:
     It is bfloat16, or float32 if their weights are. bfloat16 also in place of float16, as it cannot
     overflow and processors multiply pairs of it.
     """
-    if known_as(module, "attention") is None or rotation_of(module.rope) is None:
+    if known_as(module, "attention") is None or not is_fixed(module.rope):
         return None
     part = module.k_proj
     made_by = [part.scales if "scales" in part else part.weight]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outlier_jupyter.cpu.kernels import Scoring, choose_link, norm_link
+from outlier_jupyter.cpu.kernels import Scoring, choose_link, layer_norm_link, norm_link
 
 from .conftest import close, run
 
@@ -22,6 +22,16 @@ def test_a_row_is_normed(width, random):
     close(x, total)
     run(norm_link(x, weight, 1e-6, x))
     close(x, out)
+
+
+@pytest.mark.parametrize("width", [7, 128])
+def test_a_row_is_centred_scaled_and_shifted(width, random):
+    """The layer norm with its weight and bias, in place."""
+    x, weight, bias = (random.normal(size=width).astype(np.float32) + 1 for _ in range(3))
+    wide = x.astype(np.float64)
+    wanted = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5) * weight + bias
+    run(layer_norm_link(x, weight, bias, 1e-5, x))
+    close(x, wanted)
 
 
 def chosen(logits, k, sums_to_one, **how):

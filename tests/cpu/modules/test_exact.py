@@ -56,6 +56,9 @@ LAYERS = {
     "qwen3_next": "NativeQwen3NextDecoderLayer",
     "qwen3_5_moe": "NativeDecoderLayer",
     "kimi_linear": "NativeKimiDecoderLayer",
+    "deepseek_v3": "NativeDeepseekV3DecoderLayer",
+    "deepseek_v32": "NativeDeepseekV32DecoderLayer",
+    "glm4_moe_lite": "NativeGlm4MoeLiteDecoderLayer",
 }
 
 

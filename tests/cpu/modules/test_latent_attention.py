@@ -1,0 +1,63 @@
+"""Latent attention continues mlx-lm's cache token by token, with mlx-lm's logits."""
+
+from __future__ import annotations
+
+import copy
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm import load as load_unpaged
+from mlx_lm.models.cache import make_prompt_cache
+
+import outlier_jupyter
+from outlier_jupyter.cpu.modules.decoder_layer import plans
+from tests.cpu.modules.clear import near
+from tests.models import checkpoint, tiny_config
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "mscale": 1.0,
+        "mscale_all_dim": 0.5}  # fmt: skip
+LARGER = {"kv_lora_rank": 96, "v_head_dim": 64, "qk_nope_head_dim": 64, "num_attention_heads": 12}
+"""Sizes that need several vectors, and heads that no kernel's block is full of."""
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change"),
+    [
+        ("deepseek_v3", LARGER | {"rope_scaling": YARN}),
+        ("deepseek_v3", LARGER | {"q_lora_rank": None}),
+        ("deepseek_v32", LARGER | {"index_topk": 200, "rope_scaling": YARN}),
+        ("glm4_moe_lite", LARGER),
+        ("kimi_linear", {}),
+    ],
+    ids=str,
+)
+def test_a_cache_is_grown_trimmed_and_copied(model_type, change, tmp_path):
+    """Over several of its growth steps, a trim, and beside a copy of it."""
+    folder = checkpoint(model_type, tmp_path / "model", tiny_config(model_type) | change)
+    plain, found = load_unpaged(str(folder))[0], []
+    tokens = np.random.default_rng(0).integers(0, 250, 300).tolist()
+    with outlier_jupyter.load(folder, resident=True, kernels="auto") as engine:
+        for model in (plain, engine.model):
+            cache, seen = make_prompt_cache(model), []
+
+            def read(some, cache, model=model):
+                return np.array(model(mx.array([some]), cache=cache)[0, -1])
+
+            read(tokens[:150], cache)
+            seen += [read([token], cache) for token in tokens[150:160]]
+            if model is not plain:
+                ready = [
+                    plan.can_reserve(each)
+                    for plan, each in zip(plans(model.layers), cache, strict=True)
+                ]
+                assert all(ready)
+            seen += [read([token], cache) for token in tokens[160:]]
+            branch = copy.deepcopy(cache)
+            if all(layer.is_trimmable() for layer in cache):
+                for layer in cache:
+                    layer.trim(40)
+            for token in (1, 2, 3):
+                seen += [read([token], cache), read([token + 9], branch)]
+            found.append(np.stack(seen))
+    assert near(found[1], found[0])
