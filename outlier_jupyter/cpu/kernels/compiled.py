@@ -114,6 +114,8 @@ INLINED = (
     "../../residency/slots",
     "../../residency/policies/lru",
     "../../residency/policies/predictive",
+    "tile_codes",
+    "weight_tiles",
 )
 """Files, from this folder on, whose code or numbers are compiled into code of other files."""
 COMPILED: list[Any] = []

@@ -135,7 +135,7 @@ def _split_group(part: ByteSteps, source: Value, first: Value, out: Value) -> tu
         first: the number of its first value in the part.
     """
     emit, form, builder = part.emit, part.form, part.emit.builder
-    size = _largest_of(emit, source, form.group)
+    size = largest_of(emit, source, form.group)
     some = builder.fcmp_ordered(">", size, constant(TINY, F32, 1))
     zero, most = constant(0.0, F32, 1), constant(float(largest(form)), F32, 1)
     unit = builder.select(some, builder.fdiv(size, most), zero)
@@ -161,10 +161,10 @@ def _split_group(part: ByteSteps, source: Value, first: Value, out: Value) -> tu
             for code in range(part.per_byte):
                 found = emit.shuffle(small, small, range(code, UNIT, part.per_byte))
                 emit.store(found, emit.at(target, start + 4 * part.lanes * code), align=1)
-    return unit, _sum_of(emit, builder.load(total))
+    return unit, sum_of(emit, builder.load(total))
 
 
-def _largest_of(emit: Emitter, source: Value, count: int) -> Value:
+def largest_of(emit: Emitter, source: Value, count: int) -> Value:
     """The largest absolute value of float32 [count]."""
     found = constant(0.0, F32, 16)
     for place in range(0, count, 16):
@@ -176,9 +176,9 @@ def _largest_of(emit: Emitter, source: Value, count: int) -> Value:
     return emit.builder.extract_element(found, ir.Constant(I32, 0))
 
 
-def _sum_of(emit: Emitter, found: Value) -> Value:
-    """The sum of int32 [UNIT]."""
-    lanes = UNIT
+def sum_of(emit: Emitter, found: Value) -> Value:
+    """The sum of the vector's int32."""
+    lanes = found.type.count
     while lanes > 1:
         lanes //= 2
         halves = (emit.shuffle(found, found, range(i, i + lanes)) for i in (0, lanes))

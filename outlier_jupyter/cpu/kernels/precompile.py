@@ -9,6 +9,7 @@ from .append_kv import append_kv_task
 from .attention import attention_task
 from .compiled import task_loop
 from .experts import hidden_task, output_task
+from .formats import parse
 from .gated_delta import convolve_task, delta_task
 from .gating import blend_task, gate_task
 from .head_products import heads_task
@@ -16,7 +17,7 @@ from .kernel_chain import chain_runner
 from .likeliest import likeliest_loop
 from .linear import arrange_task, matrix_task
 from .norm_and_top_k import choose_task, layer_norm_task, norm_task
-from .prefill_matmul import activate_task, unpack_task
+from .prefill_matmul import activate_task, quantise_task, tile_task, unpack_task
 from .rope import rope_task
 from .token_loop import token_runner
 
@@ -26,7 +27,7 @@ Work = tuple[Callable[..., Any], tuple[str | int, ...]]
 
 def for_matrix(name: str) -> list[Work]:
     """The kernels of dense matrices in format `name`."""
-    return [(arrange_task, (name,)), (matrix_task, (name,)), (unpack_task, (name,))]
+    return [(arrange_task, (name,)), (matrix_task, (name,)), *_many_rows(name, "none")]
 
 
 def for_experts(first: str, second: str, activation: str, bias: str) -> list[Work]:
@@ -35,10 +36,17 @@ def for_experts(first: str, second: str, activation: str, bias: str) -> list[Wor
         (arrange_task, (first,)),
         (hidden_task, (first, second, activation, bias)),
         (output_task, (second, bias)),
-        (unpack_task, (first,)),
-        (unpack_task, (second,)),
-        (activate_task, (second, activation, bias)),
+        *_many_rows(first, bias),
+        *_many_rows(second, bias),
+        (activate_task, (activation,)),
     ]
+
+
+def _many_rows(name: str, bias: str) -> list[Work]:
+    """The kernels that multiply many rows with matrices in format `name`."""
+    if parse(name).kind == "plain":
+        return [(unpack_task, (name,))]
+    return [(quantise_task, (name,)), (tile_task, (name, bias))]
 
 
 def for_attention(kind: str) -> list[Work]:

@@ -159,20 +159,39 @@ class Emitter:
             return self.load(address, F32, lanes)
         if kind == "f16":
             if not WIDENS_F16:
-                return self._f16_by_bits(address, lanes)
+                half = self.load(address, I16, lanes)
+                return self._f16_by_bits(self.builder.zext(half, vector(I32, lanes)), lanes)
             return self.builder.fpext(self.load(address, F16, lanes), wide)
         small, place = (I16, 16) if kind == "bf16" else (I8, 23)
         bits = self.builder.zext(self.load(address, small, lanes), vector(I32, lanes))
         return self.builder.bitcast(self.builder.shl(bits, constant(place, I32, lanes)), wide)
 
-    def _f16_by_bits(self, address: Value, lanes: int) -> Value:
+    def widened(self, words: Value, kind: str, lanes: int) -> list[Value]:
+        """The numbers of type `kind` in each 32-bit lane, as float32: the first of each lane, …"""
+        builder, wide = self.builder, vector(F32, lanes)
+        if kind == "f32":
+            return [builder.bitcast(words, wide)]
+        found, bits = [], 8 if kind == "e8m0" else 16
+        for place in range(0, 32, bits):
+            small = builder.lshr(words, constant(place, I32, lanes)) if place else words
+            small = builder.and_(small, constant((1 << bits) - 1, I32, lanes))
+            if kind == "f16" and WIDENS_F16:
+                half = builder.bitcast(builder.trunc(small, vector(I16, lanes)), vector(F16, lanes))
+                found.append(builder.fpext(half, wide))
+            elif kind == "f16":
+                found.append(self._f16_by_bits(small, lanes))
+            else:
+                amount = constant(16 if kind == "bf16" else 23, I32, lanes)
+                found.append(builder.bitcast(builder.shl(small, amount), wide))
+        return found
+
+    def _f16_by_bits(self, half: Value, lanes: int) -> Value:
         """Exactly `fpext` of float16: its bits in float32's places, × 2 ** 112."""
         builder, whole, wide = self.builder, vector(I32, lanes), vector(F32, lanes)
 
         def bits(value: int) -> Value:
             return constant(value, I32, lanes)
 
-        half = builder.zext(self.load(address, I16, lanes), whole)
         sign = builder.shl(builder.and_(half, bits(0x8000)), bits(16))
         size = builder.shl(builder.and_(half, bits(0x7FFF)), bits(13))
         scaled = builder.fmul(builder.bitcast(size, wide), constant(2.0**112, F32, lanes))

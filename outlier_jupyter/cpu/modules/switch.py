@@ -120,7 +120,7 @@ class _Switch:
     def compute(self, x: F32s, slots: Slots) -> F32s:
         """x [rows, width], slots [rows, k] → [rows, k, output]."""
         experts = self.connected()
-        if slots.size >= MANY_ROWS:
+        if len(x) > 1 and slots.size >= MANY_ROWS:
             return experts_many(x, slots.astype(np.int64), experts)
         return experts.multiply(x, slots.astype(np.int64))
 

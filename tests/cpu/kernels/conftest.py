@@ -8,6 +8,7 @@ import pytest
 
 from outlier_jupyter.cpu.kernels import RUNNING, Bank, Chain, Format, Link, Matrix
 from outlier_jupyter.cpu.kernels.integer_activations import fits, largest
+from outlier_jupyter.cpu.kernels.weight_tiles import LARGEST
 
 DTYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}
 TOLERANCE = 1e-5
@@ -60,6 +61,13 @@ def run(link: Link) -> None:
     """Run one kernel by itself."""
     with RUNNING:
         Chain([link], 0).run()
+
+
+def close_many(found: np.ndarray, wanted: np.ndarray, *forms: Format) -> None:
+    """Within the tolerance of products of many rows, whose activations are rounded to 16 bits."""
+    assert found.shape == wanted.shape
+    tolerance = UNITS / LARGEST if any(form.group for form in forms) else TOLERANCE
+    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from mlx_lm.models.deepseek_v41 import DeepseekV41SwiGLU
 from mlx_lm.models.switch_layers import SwiGLU
 
 from outlier_jupyter.cpu.kernels import (
-    MANY_ROWS,
     Activation,
     Bank,
     Experts,
@@ -85,7 +84,7 @@ def routed(rows, k, seed=0):
 def test_every_activation_is_mlx_lms(kind, random):
     """Each activation in use, few rows and many, with biases, is within 1e-5 of float64."""
     experts, values = experts_of(plain("f32"), plain("f32"), kind, biased=True)
-    for rows in (1, 2 * MANY_ROWS):
+    for rows in (1, 128):
         x, slots = random.normal(size=(rows, 128)).astype(np.float32), routed(rows, 3)
         wanted = reference(x, slots, values, kind)
         close(experts.multiply(x, slots), wanted)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outlier_jupyter.cpu.kernels import (
-    MANY_ROWS,
     Matrix,
     Stack,
     affine,
@@ -19,7 +18,7 @@ from outlier_jupyter.cpu.kernels import (
 from outlier_jupyter.cpu.kernels.formats import parse
 from outlier_jupyter.cpu.kernels.rows import FOUR
 
-from .conftest import close, matrix
+from .conftest import close, close_many, matrix
 
 SCALES = ("f32", "f16", "bf16")
 FORMATS = [
@@ -37,12 +36,11 @@ def test_products_are_those_of_float64(form, data):
     unit = form.group or data.draw(st.sampled_from([1, 12, 32]), "unit")
     width = unit * data.draw(st.integers(1, 9), "units")
     height = data.draw(st.integers(1, 40), "height")
-    rows = data.draw(st.sampled_from([1, 2, 4, 5, MANY_ROWS]), "rows")
+    rows = data.draw(st.sampled_from([1, 2, 4, 5]), "rows")
     stored, values = matrix(form, height, width, seed=width)
     x = np.random.default_rng(rows).normal(size=(rows, width)).astype(np.float32)
     wanted = x.astype(np.float64) @ values.T
     close(Stack([stored]).multiply(x), wanted, *([form] if rows < FOUR else []))
-    close(multiply_many(x, Stack([stored])), wanted)
 
 
 def test_every_float16_is_widened_exactly():
@@ -75,7 +73,7 @@ def test_stacked_matrices_stand_side_by_side_with_their_biases(random):
     wanted = x.astype(np.float64) @ np.concatenate([values for _, values in made]).T
     wanted[:, 5:75] += bias
     close(Stack(matrices).multiply(x), wanted, matrices[0].form)
-    close(multiply_many(x, Stack(matrices)), wanted)
+    close_many(multiply_many(x, Stack(matrices)), wanted, matrices[0].form)
 
 
 def test_matrices_that_do_not_fit_are_refused():

@@ -21,7 +21,8 @@ TARGETS = {
     "without AVX2": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
 }
 KERNELS = (
-    "test_linear.py", "test_integer_activations.py", "test_experts.py", "test_attention.py",
+    "test_linear.py", "test_integer_activations.py", "test_prefill_matmul.py", "test_experts.py",
+    "test_attention.py",
 )  # fmt: skip
 FILES = [
     *(str(HERE / name) for name in KERNELS),
