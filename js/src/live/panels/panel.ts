@@ -127,6 +127,7 @@ export class Panel {
 
   setSubtitle(text: string): void {
     setText(this.#subtitle, text);
+    setTitle(this.#subtitle, text);
   }
 
   /** Show a note on how to read the plot, at the end of the legend; "" for none. */
