@@ -190,7 +190,7 @@ def test_a_switch_s_own_time_is_not_counted_twice() -> None:
     ]
     run, frame = played([*events], "cpu")
     live = by_part(frame, "cpu")
-    assert live["lookup"].tolist() == pytest.approx([0.776])
+    assert live["cache lookup"].tolist() == pytest.approx([0.776])
     assert live["waiting for reads"].tolist() == pytest.approx([8.71])
     assert live["dense compute"].tolist() == pytest.approx([1.2])
     assert sum(value[0] for value in live.values()) == pytest.approx(11.8)
