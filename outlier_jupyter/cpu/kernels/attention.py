@@ -21,6 +21,7 @@ from numba.extending import register_jitable
 from .append_kv import Cached
 from .arguments import float_at, increment, int_at, put_float, put_int
 from .compiled import NO_ROWS, RUNNING, Prepared, Stage, address, task, threads, work_memory
+from .few_rows import FEW, attend_few
 from .formats import ITEM_BYTES
 from .kernel_chain import Link
 from .linear import F32s
@@ -64,7 +65,9 @@ def attention_task(kind: str) -> int:
         scores = queries + int_at(arguments, SCORES_AT)
         mixed = queries + int_at(arguments, MIXED_AT)
         tops = queries + int_at(arguments, STATE_AT)
-        totals, factors = tops + 4 * size * shared, tops + 8 * size * shared
+        height = max(size * shared, FEW)
+        totals, factors = tops + 4 * height, tops + 8 * height
+        few = each == 2 and size == 1 and shared <= FEW and width % 4 == 0 and wide % PANEL == 0
         length, chunks = _split(arguments)
         item = increment(counters, 0)
         while item < kv_heads * blocks * chunks:
@@ -73,39 +76,45 @@ def attention_task(kind: str) -> int:
             token = block * size
             rows = min(size, int_at(arguments, TOKENS) - token) * shared
             _begin(arguments, head, token, rows, each == 2, queries, tops, totals)
+            if few:
+                _queries_in_lanes(queries, rows, words, packed_keys)
             first = max(0, before + token + 1 - window) + chunk * length
             last = min(before + token + rows // shared, first + length)
             keys = int_at(arguments, KEYS) + head * int_at(arguments, KEY_STEP)
             values = int_at(arguments, VALUES) + head * int_at(arguments, VALUE_STEP)
             for start in range(first, last, TILE):
                 count = min(TILE, last - start)
-                columns = -(-count // PANEL) * PANEL
                 key, value = keys + start * key_row, values + start * value_row
+                if few:
+                    attend_few(kind, rows, key, value, key_row, value_row, count, packed_keys,
+                               scores, packed_values, tops, totals, factors, mixed, mixed_row,
+                               start == first)  # fmt: skip
+                    continue
                 pack_keys(kind, key, key_row, count, width, packed_keys)
-                product(kind, rows, queries, row_bytes, words, packed_keys, columns // PANEL,
+                product(kind, rows, queries, row_bytes, words, packed_keys, -(-count // PANEL),
                         scores, 4 * TILE, 0, value)  # fmt: skip
-                if int_at(arguments, MORE) != 0:
-                    _add_scores(arguments, start, count, rows, queries, tops, value)
-                for row in range(rows):
-                    seen = before + token + row // shared + 1 - start
-                    weigh(kind, scores + 4 * TILE * row, columns, max(0, seen - window),
-                          min(count, seen), tops + 4 * row, totals + 4 * row,
-                          factors + 4 * row)  # fmt: skip
+                _add_scores(arguments, start, count, rows, queries, tops, value)
+                weigh(kind, rows, shared, scores, 4 * TILE, count, before + token + 1 - start,
+                      window, tops, totals, factors)  # fmt: skip
                 pack_values(kind, value, value_row, count, wide, packed_values)
                 product(kind, rows, scores, 4 * TILE, -(-count // each), packed_values,
                         mixed_row // (4 * PANEL), mixed, mixed_row,
                         0 if start == first else factors, key + TILE * key_row)  # fmt: skip
             _end(arguments, head, token, rows, chunk, chunks, mixed, tops, totals)
             if chunks > 1 and increment(counters, SPREAD * (2 + head)) == chunks - 1:
-                for row in range(shared):
-                    _combine(arguments, head, row, chunks, scores)
-                put_int(counters, SPREAD * (2 + head), 0)  # for the next token
+                _combine(arguments, head, chunks, scores)
             item = increment(counters, 0)
-        if increment(counters, SPREAD) == int_at(arguments, WORKERS) - 1:
-            put_int(counters, 0, 0)
-            put_int(counters, SPREAD, 0)
+        _end_turn(counters, int_at(arguments, WORKERS))
 
     return task(kernel)
+
+
+@register_jitable
+def _end_turn(counters: int, turns: int) -> None:
+    """The last of all turns sets the counters back."""
+    if increment(counters, SPREAD) == turns - 1:
+        put_int(counters, 0, 0)
+        put_int(counters, SPREAD, 0)
 
 
 @register_jitable
@@ -132,24 +141,39 @@ def _begin(
             if more != 0:
                 source = int_at(arguments, MORE_QUERIES) + 4 * query_head * more
                 store_as("f32", source, more, scale, to + 4 * width)
+    height = max(int_at(arguments, BLOCK) * shared, FEW)
+    for row in range(max(rows, FEW)):
         put_float(tops, row, types.float32(LOWEST))
         put_float(totals, row, types.float32(0.0))
-        put_float(tops, 3 * int_at(arguments, BLOCK) * shared + row, types.float32(1.0))
+        put_float(tops, 3 * height + row, types.float32(1.0))
 
 
 @register_jitable
 def _add_scores(
     arguments: int, start: int, count: int, rows: int, queries: int, tops: int, ahead: int
 ) -> None:
-    """Add the scores of the second part of float32 queries and keys to those of the first."""
+    """Add the scores of the second part of float32 queries and keys, if any, to the first's."""
     width, more = int_at(arguments, WIDTH), int_at(arguments, MORE)
+    if more == 0:
+        return
     key = int_at(arguments, MORE_KEYS) + 4 * start * more
     packed = queries + int_at(arguments, KEYS_AT) + 4 * TILE * width
-    ones = tops + 12 * int_at(arguments, BLOCK) * int_at(arguments, SHARED)
+    ones = tops + 12 * max(int_at(arguments, BLOCK) * int_at(arguments, SHARED), FEW)
     pack_keys("f32", key, 4 * more, count, more, packed)
     product("f32", rows, queries + 4 * width, 4 * (width + more), more, packed,
             -(-count // PANEL), queries + int_at(arguments, SCORES_AT), 4 * TILE, ones,
             ahead)  # fmt: skip
+
+
+@register_jitable
+def _queries_in_lanes(queries: int, rows: int, words: int, to: int) -> None:
+    """Queries [rows, words] → [words, FEW]; the heads that are missing are 0."""
+    for word in range(words):
+        for row in range(FEW):
+            value = types.float32(0.0)
+            if row < rows:
+                value = float_at(queries, words * row + word)
+            put_float(to, FEW * word + row, value)
 
 
 @register_jitable
@@ -206,8 +230,15 @@ def _part(arguments: int, head: int, chunk: int, row: int) -> Any:
 
 
 @register_jitable
-def _combine(arguments: int, head: int, row: int, chunks: int, weights: int) -> None:
-    """Combine the chunks of one query head; `weights` is scratch memory."""
+def _combine(arguments: int, head: int, chunks: int, weights: int) -> None:
+    """Combine the chunks of one key head's queries; `weights` is scratch memory."""
+    for row in range(int_at(arguments, SHARED)):
+        _combine_row(arguments, head, row, chunks, weights)
+    put_int(int_at(arguments, COUNTERS), SPREAD * (2 + head), 0)  # for the next token
+
+
+@register_jitable
+def _combine_row(arguments: int, head: int, row: int, chunks: int, weights: int) -> None:
     wide, query_head = int_at(arguments, VALUE_WIDTH), head * int_at(arguments, SHARED) + row
     top = types.float32(LOWEST)
     for chunk in range(chunks):
@@ -233,11 +264,11 @@ def _prepared(
     """The kernel for queries of `tokens` tokens; the caller sets the addresses and positions."""
     shared, workers = heads // kv_heads, threads()
     block = min(tokens, -(-BLOCK_ROWS // shared))
-    rows, wide_columns = block * shared, -(-wide // PANEL) * PANEL
+    rows, wide_columns = max(block * shared, FEW), -(-wide // PANEL) * PANEL
     # The scratch memory of a turn: queries, keys, values, scores, weighted values, three states
     # and ones.
-    sizes = [rows * (width + more), (width + more) * TILE, TILE * wide_columns, rows * TILE,
-             rows * wide_columns, 4 * rows]  # fmt: skip
+    sizes = [rows * (width + more), (width + more) * TILE, TILE * wide_columns,
+             rows * TILE + PANEL, rows * wide_columns, 4 * rows]  # fmt: skip
     starts = np.cumsum([0, *(-(-size // LANES) * LANES for size in sizes)]) * 4
     chunks = max(1, CHUNKS_PER_THREAD * workers // kv_heads) if tokens == 1 else 1
     parts = kv_heads * chunks * shared * (wide + 2) if tokens == 1 else 0

@@ -108,6 +108,7 @@ INLINED = (
     "rows",
     "simd",
     "tiles",
+    "few_rows",
     "system_calls",
     "kernel_chain",
     "../../checkpoint/linux_aio",

@@ -30,7 +30,7 @@ HAS_SDOT = "dotprod" in FEATURES or cpu_name().startswith("apple-m")
 """Whether an instruction multiplies bytes and adds four products, on x86 and on ARM."""
 WIDENS_F16 = "f16c" in FEATURES or platform.machine() in ("aarch64", "arm64")
 """Whether it converts float16 to float32; else LLVM calls a function that may be missing."""
-MULTIPLIES_BF16 = "avx512bf16" in FEATURES
+MULTIPLIES_BF16 = {"avx512bf16", "avx512vl"} <= FEATURES
 """Whether one instruction multiplies pairs of bfloat16 and adds them to float32."""
 USED = {
     "AVX-512": LANES == 16, "AVX2": HAS_AVX2, "VNNI": HAS_VNNI, "dot products": HAS_SDOT,

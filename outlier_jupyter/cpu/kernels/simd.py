@@ -146,11 +146,11 @@ class Emitter:
             value = self.call("llvm.maxnum", low, high)
         return self.builder.extract_element(value, ir.Constant(I32, 0))
 
-    def multiply_pairs(self, a: Value, b: Value, c: Value) -> Value:
-        """c + the products of both bfloat16 in each lane of a and b, for 16 lanes of 32 bits."""
-        pairs = ir.VectorType(_BF16(), 32)
+    def multiply_pairs(self, a: Value, b: Value, c: Value, lanes: int) -> Value:
+        """c + the products of both bfloat16 in each 32-bit lane of a and b; 8 or 16 lanes."""
+        pairs = ir.VectorType(_BF16(), 2 * lanes)
         a, b = (self.builder.bitcast(each, pairs) for each in (a, b))
-        return self.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", c.type, c, a, b)
+        return self.intrinsic(f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", c.type, c, a, b)
 
     def floats(self, address: Value, kind: str, lanes: int) -> Value:
         """`lanes` numbers of type `kind` ("f32", "f16", "bf16", "e8m0") as float32."""

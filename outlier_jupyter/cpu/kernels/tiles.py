@@ -291,7 +291,7 @@ def _product(module: Any, paired: bool, rows: int) -> Any:
             one = emit.splat(emit.load(emit.at(start, offset), F32, 1, align=4), LANES)
             for at, other in zip(row, vectors, strict=True):
                 before = builder.load(at)
-                more = (emit.multiply_pairs(one, other, before) if paired
+                more = (emit.multiply_pairs(one, other, before, LANES) if paired
                         else emit.fma(one, other, before))  # fmt: skip
                 builder.store(more, at)
     for row, places in zip(sums, outs, strict=True):
@@ -302,11 +302,17 @@ def _product(module: Any, paired: bool, rows: int) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def weigh(context, kind, scores, count, low, high, top, total, factor):
-    """Replace a row's `count` scores by weights e^(score − top), 0 outside of [low, high).
+def weigh(context, kind, rows, shared, scores, stride, count, seen, window, tops, totals, factors):
+    """Replace scores by weights e^(score − top), as the product reads them, in whole panels.
 
-    `top`, `total` and `factor` are addresses of the row's running maximum, sum of weights, and
-    factor of everything before. Weights are written as the product reads them.
+    The first `shared` rows, of one token, see the positions before number `seen` that are in their
+    `window`, the next ones a position more each; none sees position `count`. What is not seen has
+    weight 0.
+
+    Args:
+        stride: bytes from row to row.
+        tops, totals, factors: [rows], the running maxima and sums of weights, and the factors of
+            all that was summed before.
     """
     name = _literal(kind)
     if name is None:
@@ -315,49 +321,68 @@ def weigh(context, kind, scores, count, low, high, top, total, factor):
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder)
-        scores, count, low, high, top, total, factor = arguments[1:]
-        wide = vector(F32, LANES)
-        iterations = builder.udiv(count, emit.integer(LANES))
-        lowest = constant(LOWEST, F32, LANES)
-        bounds = [emit.splat(builder.trunc(each, I32), LANES) for each in (low, high)]
-        lane = ir.Constant(vector(I32, LANES), list(range(LANES)))
-
-        def seen(place: Value) -> Value:
-            number = builder.add(emit.splat(builder.trunc(place, I32), LANES), lane)
-            return builder.and_(builder.icmp_signed(">=", number, bounds[0]),
-                                builder.icmp_signed("<", number, bounds[1]))  # fmt: skip
-
-        best = emit.variable(wide, lowest)
-        with emit.loop(iterations) as iteration:
-            place = builder.mul(iteration, emit.integer(LANES))
-            at = emit.at(scores, builder.shl(place, emit.integer(2)))
-            found = builder.select(seen(place), emit.load(at, F32, LANES), lowest)
-            emit.store(found, at)
-            builder.store(emit.call("llvm.maxnum", builder.load(best), found), best)
-        before = emit.load(top, F32, 1)
-        now = emit.call("llvm.maxnum", before, emit.most(builder.load(best), LANES))
-        emit.store(now, top)
-        lost = exponential(emit, builder.fsub(before, now), 1)
-        emit.store(lost, factor)
-        shift = emit.splat(now, LANES)
-        added = emit.variable(wide, constant(0.0, F32, LANES))
-        with emit.loop(iterations) as iteration:
-            place = builder.mul(iteration, emit.integer(LANES))
-            at = emit.at(scores, builder.shl(place, emit.integer(2)))
-            x = builder.fsub(emit.load(at, F32, LANES), shift)
-            weight = exponential(emit, x, LANES)
-            weight = builder.select(seen(place), weight, constant(0.0, F32, LANES))
-            if paired:
-                small = as_bf16(emit, weight, LANES)
-                emit.store(small, emit.at(scores, builder.shl(place, emit.integer(1))))
-                bits = builder.zext(small, vector(I32, LANES))
-                bits = builder.shl(bits, constant(16, I32, LANES))
-                weight = builder.bitcast(bits, wide)
-            else:
-                emit.store(weight, at)
-            builder.store(builder.fadd(builder.load(added), weight), added)
-        more = emit.total(builder.load(added), LANES)
-        emit.store(emit.fma(emit.load(total, F32, 1), lost, more), total)
+        rows, shared, scores, stride, count, seen, window, *states = arguments[1:]
+        columns = builder.add(count, emit.integer(PANEL - 1))
+        columns = builder.and_(columns, emit.integer(-PANEL))
+        with emit.loop(rows) as row:
+            end = builder.add(seen, builder.udiv(row, shared))
+            first = builder.sub(end, window)
+            first = builder.select(builder.icmp_signed("<", first, emit.integer(0)),
+                                   emit.integer(0), first)  # fmt: skip
+            end = builder.select(builder.icmp_signed("<", end, count), end, count)
+            places = [emit.at(each, builder.shl(row, emit.integer(2))) for each in states]
+            at = emit.at(scores, builder.mul(row, stride))
+            _weigh_row(emit, paired, at, columns, first, end, places)
         return context.get_dummy_value()
 
-    return types.void(kind, *[types.int64] * 7), generate
+    return types.void(kind, *[types.int64] * 10), generate
+
+
+def _weigh_row(
+    emit: Emitter, paired: bool, scores: Value, columns: Value, low: Value, high: Value,
+    states: list[Value],
+) -> None:  # fmt: skip
+    """One row, whose scores outside of [low, high) are not seen."""
+    builder, wide = emit.builder, vector(F32, LANES)
+    top, total, factor = states
+    iterations = builder.udiv(columns, emit.integer(LANES))
+    lowest = constant(LOWEST, F32, LANES)
+    bounds = [emit.splat(builder.trunc(each, I32), LANES) for each in (low, high)]
+    lane = ir.Constant(vector(I32, LANES), list(range(LANES)))
+
+    def seen(place: Value) -> Value:
+        number = builder.add(emit.splat(builder.trunc(place, I32), LANES), lane)
+        return builder.and_(builder.icmp_signed(">=", number, bounds[0]),
+                            builder.icmp_signed("<", number, bounds[1]))  # fmt: skip
+
+    best, added = (emit.variable(wide, constant(0.0, F32, LANES)) for _ in range(2))
+    builder.store(lowest, best)
+    with emit.loop(iterations) as iteration:
+        place = builder.mul(iteration, emit.integer(LANES))
+        at = emit.at(scores, builder.shl(place, emit.integer(2)))
+        found = builder.select(seen(place), emit.load(at, F32, LANES), lowest)
+        emit.store(found, at)
+        builder.store(emit.call("llvm.maxnum", builder.load(best), found), best)
+    before = emit.load(top, F32, 1)
+    now = emit.call("llvm.maxnum", before, emit.most(builder.load(best), LANES))
+    emit.store(now, top)
+    lost = exponential(emit, builder.fsub(before, now), 1)
+    emit.store(lost, factor)
+    shift = emit.splat(now, LANES)
+    builder.store(constant(0.0, F32, LANES), added)
+    with emit.loop(iterations) as iteration:
+        place = builder.mul(iteration, emit.integer(LANES))
+        at = emit.at(scores, builder.shl(place, emit.integer(2)))
+        x = builder.fsub(emit.load(at, F32, LANES), shift)
+        weight = exponential(emit, x, LANES)
+        weight = builder.select(seen(place), weight, constant(0.0, F32, LANES))
+        if paired:
+            small = as_bf16(emit, weight, LANES)
+            emit.store(small, emit.at(scores, builder.shl(place, emit.integer(1))))
+            bits = builder.zext(small, vector(I32, LANES))
+            weight = builder.bitcast(builder.shl(bits, constant(16, I32, LANES)), wide)
+        else:
+            emit.store(weight, at)
+        builder.store(builder.fadd(builder.load(added), weight), added)
+    more = emit.total(builder.load(added), LANES)
+    emit.store(emit.fma(emit.load(total, F32, 1), lost, more), total)

@@ -6,6 +6,7 @@ token's distribution from float32's, and the share of tokens whose likeliest suc
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,23 @@ def test_the_demo_model_is_as_near_float32_as_in_bfloat16(record_property):
     ours, theirs = distances(DEMO, texts, 96)
     compare(ours, theirs, record_property)
     assert ours.divergence < theirs.divergence / 10 and ours.agreement > 0.98
+
+
+def test_keys_and_values_of_16_bits_are_as_near(tmp_path, record_property):
+    """The demo model with all its floats in bfloat16: attention stores and multiplies bfloat16."""
+    shutil.copytree(DEMO, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights, notes = mx.load(str(file), return_metadata=True)
+    half = {
+        name: each.astype(mx.bfloat16) if each.dtype == mx.float32 else each
+        for name, each in weights.items()
+    }
+    mx.save_safetensors(str(file), half, notes)
+    tokenizer = load_unpaged(str(DEMO))[1]
+    texts = [tokenizer.encode(text) for text in TEXTS]
+    ours, theirs = distances(tmp_path / "model", texts, 96)
+    compare(ours, theirs, record_property)
+    assert ours.divergence < theirs.divergence / 5
 
 
 @pytest.mark.parametrize("model_type", TYPES)
