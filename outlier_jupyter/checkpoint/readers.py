@@ -41,10 +41,14 @@ class KernelReadable(NamedTuple):
 
     Past the page cache it reads asynchronously; else during the submission, at once if the bytes
     are there, which pays for small experts.
+
+    Attributes:
+        checksum: the CRC-32 that the bytes must have; -1 if that has been checked, or is not known.
     """
 
     descriptor: int
     block: int
+    checksum: int = -1
 
 
 class Reader(Protocol):

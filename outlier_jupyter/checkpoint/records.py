@@ -10,6 +10,7 @@ the shards and a CRC-32 of every record. `repack` writes the file.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import struct
@@ -17,6 +18,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -253,12 +255,15 @@ class RecordReader:
             )
 
     def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
-        """None for a record on its first read, whose sum is checked, and for a damaged one."""
-        if where.file == self._file:
-            layer, expert, _ = self._sums[where.offset]
-            if where.offset in self._unchecked or (self._paths[layer], expert) in self.damaged:
+        """With a sum to check for a record on its first read; None for a damaged one."""
+        found = self.inner.kernel_readable(where)
+        if where.file == self._file and found is not None:
+            layer, expert, crc = self._sums[where.offset]
+            if (self._paths[layer], expert) in self.damaged:
                 return None
-        return self.inner.kernel_readable(where)
+            if where.offset in self._unchecked:
+                return found._replace(checksum=crc)
+        return found
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
         return self.inner.changed(before)
@@ -268,6 +273,16 @@ class RecordReader:
 
     def close(self) -> None:
         self.inner.close()
+
+
+@lru_cache
+def crc_code() -> int:
+    """The address of zlib's `crc32`, for compiled code; 0 where it cannot be had."""
+    try:
+        function = ctypes.CDLL(getattr(zlib, "__file__", None)).crc32
+    except (AttributeError, OSError):  # built into the interpreter, without the name
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def checksum(views: Iterable[memoryview]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..checkpoint import PAGE, ByteRange, ExpertPart, Reader
+from ..checkpoint.records import crc_code
 from ..residency import ExpertKey
 from ..residency.token_arrays import LENGTH, SKIP
 from ..system.huge_pages import buffer
@@ -44,9 +45,9 @@ class KernelSources:
         self._parts, self.k = parts, k
         recorded = all(record_of(each) is not None for each in parts.values())
         count = 1 if recorded else max(len(each) for each in parts.values())
-        self.sources = np.full((keys, count, 4), -1, np.int64)
+        self.sources = np.full((keys, count, 5), -1, np.int64)
         self.reads = np.zeros((max(parts) + 1, count, 4), np.int64)
-        self.beside = np.zeros(2, np.int64)
+        self.beside = np.array([0, 0, crc_code()], np.int64)
         self._memory = memoryview(b"")
 
     def find(self, key: ExpertKey, number: int) -> bool:
@@ -59,7 +60,7 @@ class KernelSources:
         length = max((source[LENGTH] for source in found[0] if source[SKIP] >= 0), default=0)
         if length > self.beside[1]:
             self._memory = buffer(length * self.k * self.sources.shape[1])
-            self.beside[:] = np.frombuffer(self._memory, np.uint8).ctypes.data, length
+            self.beside[:2] = np.frombuffer(self._memory, np.uint8).ctypes.data, length
         return True
 
     def _of(
@@ -69,7 +70,10 @@ class KernelSources:
         memory = queued.memory(key.layer)
         if memory is not None:
             record = queued.source(key)
-            return None if record is None else ([(*record, memory.nbytes, -1)], [memory])
+            if record is None or (record[2] >= 0 and not self.beside[2]):
+                return None
+            offset, descriptor, checksum = record
+            return [(offset, descriptor, memory.nbytes, -1, checksum)], [memory]
         sources: list[Sequence[int]] = []
         reads: list[Sequence[int]] = []
         for part in self._parts[key.layer]:
@@ -87,9 +91,9 @@ class KernelSources:
         """One range's source, for rows at the addresses [slots, 1, (address, bytes)]."""
         readable = self.reader.kernel_readable(where)
         if readable is not None and not (rows % readable.block).any():
-            return where.offset, readable.descriptor, where.nbytes, -1
+            return where.offset, readable.descriptor, where.nbytes, -1, -1
         skip = where.offset % PAGE
         length = -(-(skip + where.nbytes) // PAGE) * PAGE
         around = ByteRange(where.file, where.offset - skip, length)
         readable = self.reader.kernel_readable(around) if self._bank.expert_nbytes < LARGE else None
-        return None if readable is None else (around.offset, readable.descriptor, length, skip)
+        return None if readable is None else (around.offset, readable.descriptor, length, skip, -1)

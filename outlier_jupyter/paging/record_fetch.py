@@ -135,7 +135,9 @@ class QueuedReads:
             source = self.source(placement.key)
             if source is None:
                 continue
-            offset, descriptor = source
+            offset, descriptor, checksum = source
+            if checksum >= 0:  # a thread reads it, and checks
+                continue
             self._number += 1
             into = memory.address + memory.stride * placement.slot
             wanted.append(KernelRead(self._number, offset, into))
@@ -155,10 +157,10 @@ class QueuedReads:
             return None
         return RecordMemory(pieces.ctypes.data, pieces.strides[0], pieces.shape[1], record.nbytes)
 
-    def source(self, key: ExpertKey) -> tuple[int, int] | None:
-        """The offset of an expert's record, and its file's descriptor; None if a thread must read.
+    def source(self, key: ExpertKey) -> tuple[int, int, int] | None:
+        """An expert's record: its offset, its file's descriptor, and a sum to check or -1.
 
-        Only for layers that have a `memory`.
+        None if a thread must read. Only for layers that have a `memory`.
         """
         record = self._records[key.layer]
         assert record is not None
@@ -167,7 +169,7 @@ class QueuedReads:
         pieces = self._bank.pieces(record.names)
         if readable is None or pieces is None or not self._aligned(pieces, readable.block):
             return None
-        return where.offset, readable.descriptor
+        return where.offset, readable.descriptor, readable.checksum
 
     def _aligned(self, pieces: npt.NDArray[np.uint64], block: int) -> bool:
         """Whether all of `pieces` begin and end at block boundaries; the last result is cached."""

@@ -17,10 +17,11 @@ from .policies.registry import LRU, PREDICTIVE
 from .slot_table import SlotTable
 from .slots import Slots, new_slots
 
-OFFSET, DESCRIPTOR, LENGTH, SKIP = range(4)
+OFFSET, DESCRIPTOR, LENGTH, SKIP, CHECKSUM = range(5)
 """Fields of one read of an expert: from where in which file (-1: only Python reads it), how many
-bytes, and how many of them, at the beginning, are not its own. With `SKIP` below 0 all bytes go
-where they belong; others are read into memory beside the slots, and copied."""
+bytes, how many of them, at the beginning, are not its own, and the CRC-32 that they must have, or
+-1. With `SKIP` below 0 all bytes go where they belong; others are read into memory beside the
+slots, and copied."""
 MEMORY, STRIDE, PIECES, NBYTES = range(4)
 """Fields of one of a layer's reads: the address of the first slot's memory, or of the list of its
 pieces, the bytes from one slot's to the next one's, how many pieces (0: no list), and the bytes."""
@@ -46,9 +47,10 @@ class PagedArrays(NamedTuple):
 
     Attributes:
         slots: the table; `policy`, the number of its policy; `state` and `clock`, what that writes.
-        sources: int64 [keys, reads, 4]; reads: int64 [layers, reads, 4].
+        sources: int64 [keys, reads, 5]; reads: int64 [layers, reads, 4].
         queue: `KernelQueue.words`; empty where there is none.
-        beside: the address of memory for each read of k experts, and its bytes; int64 [2].
+        beside: int64 [3], the address of memory for each read of k experts, the bytes of a read
+            there, and the address of zlib's `crc32`.
         overlap: whether experts are computed while others are read.
     """
 
@@ -102,6 +104,6 @@ def table_arrays(table: SlotTable, k: int) -> tuple[Slots, int, State, Float64s]
 def no_pages() -> PagedArrays:
     """An empty table and nothing to read."""
     state = new_state(np.zeros((1, 1)), 1)
-    empty, none = np.zeros((1, 1, 4), np.int64), np.zeros(2, np.int64)
+    empty, none = np.zeros((1, 1, 5), np.int64), np.zeros(3, np.int64)
     table = new_slots(1, state.score, np.zeros(1))
     return PagedArrays(table, NO_POLICY, state, np.zeros(1), empty, empty, none, none, False)

@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import I8, I64
+from .simd import I8, I32, I64
 
 CLOCK = 8 if sys.platform == "darwin" else 1
 """The clock that `time.perf_counter_ns` reads: CLOCK_UPTIME_RAW, or CLOCK_MONOTONIC."""
@@ -61,3 +61,15 @@ def copy_bytes(context, to, origin, count):
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), generate
+
+
+@intrinsic
+def crc32(context, code, before, memory, count):
+    """zlib's CRC-32, at address `code`, of `count` bytes after those whose sum is `before`."""
+
+    def generate(context, builder, signature, arguments):
+        kind = ir.FunctionType(I64, [I64, I64, I32])
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        return builder.call(function, [*arguments[1:3], builder.trunc(arguments[3], I32)])
+
+    return types.int64(*[types.int64] * 4), generate

@@ -38,6 +38,7 @@ from ...residency.policies.predictive import nearness, observe
 from ...residency.policies.registry import LRU, PREDICTIVE
 from ...residency.slots import CAPACITY, HIT, PINNED, fits, put, reserve
 from ...residency.token_arrays import (
+    CHECKSUM,
     COMPUTED,
     DESCRIPTOR,
     EVICTED,
@@ -74,7 +75,7 @@ from .arguments import int_at, put_int
 from .compiled import cached
 from .experts import CLEARED, PAIR, SLOT, TABLE_OF_RUNS, TO_CLEAR
 from .kernel_chain import COUNT, chain_runner
-from .system_calls import copy_bytes, nanoseconds, system_call
+from .system_calls import copy_bytes, crc32, nanoseconds, system_call
 
 DONE, STOPPED, PAUSED, PYTHON, FAILED, INTERRUPTED = range(6)
 """Why `run_token` returns: all layers are done; `stop` is set; it is late (`until`); this layer's
@@ -172,6 +173,15 @@ def submit(paged, reads, log):
 
 
 @compiled
+def checksum(code, pieces, count):
+    """The CRC-32 of `count` pieces of memory, listed at `pieces`, by zlib's function at `code`."""
+    found = 0
+    for piece in range(count):
+        found = crc32(code, found, int_at(pieces, 2 * piece), int_at(pieces, 2 * piece + 1))
+    return found
+
+
+@compiled
 def collect(paged, reads, log, since, least, clock):
     """Note the reads that have ended, at least `least`; how many, -1 if a signal came first."""
     queue, each = paged.queue, len(reads)
@@ -194,6 +204,12 @@ def collect(paged, reads, log, since, least, clock):
                 paged.beside[0] + paged.beside[1] * (j * each + read) + source[SKIP],
                 reads[read, NBYTES],
             )
+        if log[STATE, j] == IN_FLIGHT and source[CHECKSUM] >= 0:
+            pieces = reads[read, MEMORY] + reads[read, STRIDE] * log[WHERE, j]
+            if checksum(paged.beside[2], pieces, reads[read, PIECES]) == source[CHECKSUM]:
+                source[CHECKSUM] = -1
+            else:
+                log[STATE, j] = UNREAD
         if log[LEFT, j] == 0 and log[STATE, j] == IN_FLIGHT:
             log[STATE, j] = THERE
     queue[PENDING] -= max(0, count)

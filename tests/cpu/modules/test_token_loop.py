@@ -17,6 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 import outlier_jupyter
 from outlier_jupyter.checkpoint import KernelReadable
 from outlier_jupyter.checkpoint.readers import PreadReader
+from outlier_jupyter.checkpoint.records import Records
 from outlier_jupyter.cpu.modules import token_loop
 from outlier_jupyter.errors import ReadFailed
 from outlier_jupyter.events import Evicted, PagedIn, ResidentLayers, Routed, Served, Waited, Weighed
@@ -210,7 +211,7 @@ def test_a_read_that_the_kernel_fails_is_made_by_a_thread(repacked, fault, every
                 right = source(self, key)
                 if right is None or count % every:
                     return right
-                return (right[0], 10_000) if fault == "refused" else (1 << 40, right[1])
+                return (right[0], 10_000, -1) if fault == "refused" else (1 << 40, *right[1:])
 
             if faulty:
                 patch.setattr(QueuedReads, "source", wrong)
@@ -228,7 +229,7 @@ def test_a_read_that_fails_for_good_is_raised_and_the_engine_goes_on(repacked, m
         expected, _ = decoded(engine, TOKENS)
         pager, source = pager_of(engine), QueuedReads.source
         with monkeypatch.context() as patch:
-            patch.setattr(QueuedReads, "source", lambda *args: (1 << 40, source(*args)[1]))
+            patch.setattr(QueuedReads, "source", lambda *args: (1 << 40, *source(*args)[1:]))
             reader = FaultyReader(pager.reader, lambda where: True)
             reader.kernel_readable = pager.reader.kernel_readable
             pager.reader = reader
@@ -283,7 +284,7 @@ def test_an_interrupt_while_reads_are_under_way_waits_for_them(repacked, monkeyp
             complete(self, layer, log)
 
         with monkeypatch.context() as patch:
-            patch.setattr(QueuedReads, "source", lambda *args: (1 << 40, source(*args)[1]))
+            patch.setattr(QueuedReads, "source", lambda *args: (1 << 40, *source(*args)[1:]))
             patch.setattr(TokenPaging, "complete", interrupted)
             pager.forget_slot_maps()
             with pytest.raises(KeyboardInterrupt):
@@ -307,15 +308,32 @@ def test_the_stop_flag_ends_a_token_before_its_next_layer(repacked):
 
 def test_records_are_checked_on_their_first_read(repacked, tmp_path):
     """A damaged record is read from the shards, by a thread, and the reader's note says so."""
-    folder = shutil.copytree(repacked, tmp_path / "model")
-    records = next(folder.glob("*.repacked"))
     with readable_by_the_kernel(), load(repacked) as engine:
-        expected, _ = decoded(engine, TOKENS)
-    content = bytearray(records.read_bytes())
-    content[100] ^= 255
-    records.write_bytes(content)
+        expected = decoded(engine, TOKENS)
+    folder = shutil.copytree(repacked, tmp_path / "model")
+    file = next(folder.glob("*.repacked"))
+    content = bytearray(file.read_bytes())
+    for layout in Records.open(file).plans:
+        for expert in range(0, EXPERTS, 2):
+            content[layout.begin + expert * layout.stride + 100] ^= 255
+    file.write_bytes(content)
     with readable_by_the_kernel(), load(folder) as engine:
-        found, _ = decoded(engine, TOKENS)
-        pager_of(engine).acquire([ExpertKey(0, 0)])
+        found = decoded(engine, TOKENS)
         assert "damaged" in engine.status().reader_note
-    assert np.array_equal(found, expected)
+    assert np.array_equal(found[0], expected[0]) and found[1] == expected[1]
+
+
+def test_a_whole_record_is_checked_without_python(repacked, monkeypatch):
+    """Its first read is the kernel's, too."""
+    with readable_by_the_kernel(), load(repacked) as engine:
+        pager, threads = pager_of(engine), []
+        kv = make_prompt_cache(engine.model)
+        engine.model(mx.array([[1]]), cache=kv)
+        submit = pager.submit
+        monkeypatch.setattr(
+            pager, "submit", lambda place: (threads.append(place), submit(place))[1]
+        )
+        log = pager.sink = EventLog()
+        for token in TOKENS:
+            engine.model(mx.array([[token]]), cache=kv)
+        assert not threads and log.kinds().count("PagedIn") > len(TOKENS)
