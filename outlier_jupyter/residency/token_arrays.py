@@ -102,7 +102,7 @@ def table_arrays(table: SlotTable, k: int) -> tuple[Slots, int, State, Float64s]
 
 @lru_cache(maxsize=1)
 def no_pages() -> PagedArrays:
-    """An empty table and nothing to read."""
+    """An empty table, of which nothing is read."""
     state = new_state(np.zeros((1, 1)), 1)
     empty, none = np.zeros((1, 1, 5), np.int64), np.zeros(3, np.int64)
     table = new_slots(1, state.score, np.zeros(1))

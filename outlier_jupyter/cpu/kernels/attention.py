@@ -365,8 +365,8 @@ class Attend:
         )  # fmt: skip
         arguments[MORE_QUERIES] = address(more)
         code, tasks = prepared.stages[1]
-        given = (each for each in (queries, out, sinks, more) if each is not None)
-        memory = (*prepared.memory, *given)
+        used = (each for each in (queries, out, sinks, more) if each is not None)
+        memory = (*prepared.memory, *used)
         self.link = Link(code, arguments, tasks, memory)
         self._keys: weakref.ref[Cached] | None = None  # weak: freed with a run
 

@@ -152,9 +152,9 @@ def update_rows(context, state, rows, width, vectors, values, beta, overlap, out
                 with emit.loop(iterations) as iteration:
                     place = builder.add(first, builder.mul(iteration, emit.integer(lanes)))
                     at = builder.shl(place, emit.integer(2))
-                    held = _load(emit, line, at, lanes)
+                    part = _load(emit, line, at, lanes)
                     for base, total in zip((decayed_key, decayed_query), totals, strict=True):
-                        more = emit.fma(held, _load(emit, base, at, lanes), builder.load(total))
+                        more = emit.fma(part, _load(emit, base, at, lanes), builder.load(total))
                         builder.store(more, total)
                 for total, found in zip(totals, sums, strict=True):
                     whole = emit.total(builder.load(total), lanes)
@@ -327,9 +327,9 @@ class DeltaRule:
         run(made.arguments, self.nbytes * len(out), Stage(made.code, made.tasks))
 
     def _link(self, rows: list[tuple[F32s, int]], state: int, out: F32s, tokens: int) -> Link:
-        given = [int(each) for row, stride in rows for each in (row.ctypes.data, stride)]
+        places = [int(each) for row, stride in rows for each in (row.ctypes.data, stride)]
         return link(
-            self._code, self.heads, *given, self._rates, self._steps, state, self._scratch,
+            self._code, self.heads, *places, self._rates, self._steps, state, self._scratch,
             self._norm, self._epsilons, out, *self._sizes, tokens,
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ def nanoseconds(context, clock):
 
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32), I64])
-        memory = builder.alloca(ir.ArrayType(I64, 2))
+        memory = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))  # not anew in a loop
         function = builder.inttoptr(arguments[0], kind.as_pointer())
         builder.call(function, [ir.IntType(32)(CLOCK), builder.ptrtoint(memory, I64)])
         both = builder.load(memory)

@@ -134,15 +134,15 @@ class LatentAttention:
                          zip(self._rotates, (turned, key[latent:]), strict=False)]  # fmt: skip
         if self._index is not None:
             links += self._index.links(index_key)
-        asked = memory.floats("latent_queries", heads * latent)
+        latent_queries = memory.floats("latent_queries", heads * latent)
         read = memory.floats("latent_read", heads * latent)
         mixed = memory.floats("mixed", heads * self._wide)
         self._append = AppendKV(key, 1, latent, self._turned, self._appender.kind)
         self._attend = Attend(
-            asked, read, heads, 1, latent, self._appender.kind, self._scale, more=turned
+            latent_queries, read, heads, 1, latent, self._appender.kind, self._scale, more=turned
         )
         return [
-            *links, *self._rotated, *self._embed.links(plain, asked), self._append.link,
+            *links, *self._rotated, *self._embed.links(plain, latent_queries), self._append.link,
             self._attend.link, *self._unembed.links(read, mixed), *self._output.links(mixed, out),
         ]  # fmt: skip
 

@@ -161,9 +161,9 @@ class _Together:
         first, done = self._reported, int(self._progress[LAYER])
         self._reported = done
         fields = self._loop._layers[first:done, [MOE, RESIDENT]].tolist()
-        paged = [layer for layer, held in fields if layer >= 0 and not held]
+        paged = [layer for layer, resident in fields if layer >= 0 and not resident]
         self._tap.record_token(
-            self._k, paged, [layer for layer, held in fields if layer >= 0 and held]
+            self._k, paged, [layer for layer, resident in fields if layer >= 0 and resident]
         )
         if paged:
             self._paging.report(paged, self._log)
