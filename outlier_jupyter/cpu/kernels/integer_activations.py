@@ -22,9 +22,9 @@ from typing import Any
 from llvmlite import ir
 
 from .formats import ITEM_BYTES, UNIT, Format
-from .processor import HAS_AVX2, HAS_SDOT, HAS_VNNI, LANES
+from .processor import HAS_AVX2, HAS_SDOT, HAS_VBMI, HAS_VNNI, LANES
 from .simd import F32, I8, I16, I32, Emitter, Value, constant, start_function, vector
-from .unpack import AHEAD, CACHE_LINE, OFFSET, bytes_of
+from .unpack import AHEAD, CACHE_LINE, OFFSET, WHOLE, codes_of
 
 TINY = 1e-30
 """A group whose activations are all smaller counts as zeros: its unit might underflow."""
@@ -41,7 +41,8 @@ PAIRS = {
 
 def fits(form: Format) -> bool:
     """Whether products of few rows in this format use integer activations."""
-    if form.kind == "plain" or form.bits not in (2, 4, 8) or form.group * form.bits < 128:
+    whole = form.bits in WHOLE and form.group * form.bits >= 128
+    if form.kind == "plain" or not (whole or (HAS_VBMI and form.bits not in WHOLE)):
         return False
     signed = form.bits < 8  # SDOT takes codes as signed bytes
     return HAS_VNNI or HAS_AVX2 or (HAS_SDOT and signed)
@@ -60,7 +61,7 @@ def largest(form: Format) -> int:
 
 @dataclass(frozen=True)
 class ByteSteps:
-    """A row's steps of one size: whole groups, and whole vectors of packed codes."""
+    """A row's steps of one size: whole groups, and whole vectors of codes."""
 
     emit: Emitter
     form: Format
@@ -69,18 +70,23 @@ class ByteSteps:
     count: Value
 
     @property
-    def per_byte(self) -> int:
-        """Vectors of codes in a vector of packed codes."""
-        return 8 // self.form.bits
+    def vectors(self) -> int:
+        """Vectors of codes, a byte each, that are unpacked at once."""
+        return 8 // self.form.bits if self.form.bits in WHOLE else 1
 
     @property
     def values(self) -> int:
-        """Codes in a vector of packed codes."""
-        return 4 * self.lanes * self.per_byte
+        """Codes that are unpacked at once."""
+        return 4 * self.lanes * self.vectors
 
     @property
-    def vectors(self) -> int:
-        """Vectors of packed codes in a step."""
+    def nbytes(self) -> int:
+        """Their packed bytes."""
+        return self.values * self.form.bits // 8
+
+    @property
+    def times(self) -> int:
+        """How often codes are unpacked in a step."""
         return max(1, self.form.group // self.values)
 
     @property
@@ -93,13 +99,13 @@ def parts_of(emit: Emitter, form: Format, lanes: int, width: Value) -> list[Byte
     """The steps that cover a row of `width` values: wide ones, and single groups for the rest."""
     builder, zero = emit.builder, emit.integer(0)
     wide = ByteSteps(emit, form, lanes, zero, zero)
-    size = wide.vectors * wide.values
+    size = wide.times * wide.values
     count = builder.udiv(width, emit.integer(size))
     found = [ByteSteps(emit, form, lanes, zero, count)]
     if wide.groups > 1:
         done = builder.mul(count, emit.integer(size))
         left = builder.udiv(builder.sub(width, done), emit.integer(form.group))
-        found.append(ByteSteps(emit, form, form.group * form.bits // 32, done, left))
+        found.append(ByteSteps(emit, form, form.group // (4 * wide.vectors), done, left))
     return found
 
 
@@ -152,14 +158,14 @@ def _split_group(part: ByteSteps, source: Value, first: Value, out: Value) -> tu
         value = builder.add(first, offset)
         place = builder.and_(value, inside)
         block = builder.shl(builder.sub(value, place), emit.integer(1))
-        target = emit.at(emit.at(base, block), builder.udiv(place, emit.integer(part.per_byte)))
+        target = emit.at(emit.at(base, block), builder.udiv(place, emit.integer(part.vectors)))
         half, mask = (constant(n, I32, UNIT) for n in (1 << bits - 1, (1 << bits) - 1))
         low = builder.sub(builder.and_(builder.add(whole, half), mask), half)
         high = builder.ashr(builder.sub(whole, low), constant(bits, I32, UNIT))
         for digit, start in ((high, 0), (low, part.values)):
             small = builder.trunc(digit, vector(I8, UNIT))
-            for code in range(part.per_byte):
-                found = emit.shuffle(small, small, range(code, UNIT, part.per_byte))
+            for code in range(part.vectors):
+                found = emit.shuffle(small, small, range(code, UNIT, part.vectors))
                 emit.store(found, emit.at(target, start + 4 * part.lanes * code), align=1)
     return unit, sum_of(emit, builder.load(total))
 
@@ -248,8 +254,8 @@ def _multiply(
 ) -> None:
     """Add a part of rows of codes × the digits, scaled, to the vectors `totals`."""
     emit, builder, lanes = part.emit, part.emit.builder, part.lanes
-    nbytes, values = 4 * lanes * part.vectors, part.values * part.vectors
-    packed = builder.udiv(part.first, emit.integer(part.per_byte))
+    nbytes, values = part.nbytes * part.times, part.values * part.times
+    packed = builder.udiv(builder.mul(part.first, emit.integer(part.form.bits)), emit.integer(8))
     group = builder.udiv(part.first, emit.integer(part.form.group // 4))
     ws, rooms = [emit.at(w, packed) for w in ws], [emit.at(room, group) for room in rooms]
     digits = emit.at(digits, builder.shl(part.first, emit.integer(1)))
@@ -263,9 +269,9 @@ def _multiply(
         for place in range(wide):
             for row, factors, total in zip(codes, scales, totals, strict=True):
                 found = None
-                for number in range(part.vectors):
+                for number in range(part.times):
                     more = _product(
-                        part, emit.at(row, nbytes * place + 4 * lanes * number),
+                        part, emit.at(row, nbytes * place + part.nbytes * number),
                         emit.at(at, 2 * values * place + 2 * part.values * number),
                     )  # fmt: skip
                     found = more if found is None else builder.add(found, more)
@@ -279,13 +285,13 @@ def _multiply(
 
 
 def _product(part: ByteSteps, packed: Value, digits: Value) -> Value:
-    """A vector of packed codes × their digits: int32 [lanes], still to be summed."""
+    """Codes at `packed` × their digits: int32 [lanes], still to be summed."""
     emit, nbytes = part.emit, 4 * part.lanes
-    codes = bytes_of(emit, part.form, emit.load(packed, I8, nbytes))
+    codes = codes_of(emit, part.form, packed, part.lanes)
     places = [
         [
             emit.load(emit.at(digits, part.values * place + nbytes * code), I8, nbytes)
-            for code in range(part.per_byte)
+            for code in range(part.vectors)
         ]
         for place in range(2)
     ]

@@ -28,6 +28,8 @@ HAS_AVX2 = "avx2" in FEATURES
 HAS_VNNI = {"avx512vnni", "avx512vl"} <= FEATURES or "avxvnni" in FEATURES
 HAS_SDOT = "dotprod" in FEATURES or cpu_name().startswith("apple-m")
 """Whether an instruction multiplies bytes and adds four products, on x86 and on ARM."""
+HAS_VBMI = HAS_VNNI and {"avx512vbmi", "avx512vl"} <= FEATURES
+"""Whether another, beside that, shifts each byte out of 64 bits."""
 WIDENS_F16 = "f16c" in FEATURES or platform.machine() in ("aarch64", "arm64")
 """Whether it converts float16 to float32; else LLVM calls a function that may be missing."""
 MULTIPLIES_BF16 = {"avx512bf16", "avx512vl"} <= FEATURES

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from .formats import ITEM_BYTES, UNIT, Format
-from .processor import HAS_AVX2
+from .processor import HAS_AVX2, HAS_SDOT
 from .simd import F32, I8, I16, I32, Emitter, Value, constant, vector
 
 PLAIN_BLOCKS = 4
@@ -24,6 +24,8 @@ AHEAD = 4096
 hardware prefetcher stops."""
 OFFSET = 12
 """Added to twice a 4-bit float's value (−12 … 12), which makes it an unsigned byte."""
+WHOLE = (2, 4, 8)
+"""Bits of codes that do not cross bytes."""
 FLOATS = [OFFSET + sign * size for sign in (1, -1) for size in (0, 1, 2, 3, 4, 6, 8, 12)]
 """Twice the value of each 4-bit float, + OFFSET."""
 
@@ -126,11 +128,9 @@ def _words(emit: Emitter, form: Format, address: Value, lanes: int) -> Value:
         return emit.load(address, I32, lanes)
     per_lane = form.bits * form.per_lane  # bits: 24, or 20 for 5-bit codes
     total = lanes * per_lane // 8
-    half = 1 << (total.bit_length() - 1)
-    # Two loads that meet or overlap, so that nothing beyond the block is read; the upper half of
-    # the lanes comes from the second, which keeps the shuffle within 128 bits.
-    low = emit.load(address, I8, half)
-    high = emit.load(emit.at(address, total - half), I8, half)
+    # Nothing beyond the block is read. The upper half of the lanes comes from the second load,
+    # which keeps the shuffle within 128 bits.
+    low, high, half = _two_loads(emit, address, total)
     order: list[int] = []
     for lane in range(lanes):
         start = lane * per_lane // 8
@@ -141,6 +141,28 @@ def _words(emit: Emitter, form: Format, address: Value, lanes: int) -> Value:
         odd = [4 * (lane % 2) for lane in range(lanes)]
         words = emit.builder.lshr(words, ir.Constant(vector(I32, lanes), odd))
     return words
+
+
+def codes_of(emit: Emitter, form: Format, address: Value, lanes: int) -> list[Value]:
+    """Packed codes → vectors of 4 × `lanes` codes, a byte each: as many as a byte has, or one."""
+    if form.bits in WHOLE:
+        return bytes_of(emit, form, emit.load(address, I8, 4 * lanes))
+    # Each 64 bits get the bytes of eight codes, and each byte its code by an unaligned shift.
+    kind, total = vector(I8, 4 * lanes), lanes * form.bits // 2
+    low, high, half = _two_loads(emit, address, total)
+    order = [min(i // 8 * form.bits + i % 8, total - 1) for i in range(4 * lanes)]
+    order = [place if place < half else place - total + 2 * half for place in order]
+    shifts = ir.Constant(kind, [form.bits * (i % 8) for i in range(4 * lanes)])
+    name = f"llvm.x86.avx512.pmultishift.qb.{32 * lanes}"
+    found = emit.intrinsic(name, kind, shifts, emit.shuffle(low, high, order))
+    return [emit.builder.and_(found, constant((1 << form.bits) - 1, I8, 4 * lanes))]
+
+
+def _two_loads(emit: Emitter, address: Value, nbytes: int) -> tuple[Value, Value, int]:
+    """The first and the last bytes, as two loads that meet or overlap, and the size of each."""
+    half = 1 << (nbytes.bit_length() - 1)
+    low, high = (emit.load(emit.at(address, at), I8, half) for at in (0, nbytes - half))
+    return low, high, half
 
 
 def bytes_of(emit: Emitter, form: Format, packed: Value) -> list[Value]:
@@ -162,8 +184,8 @@ def bytes_of(emit: Emitter, form: Format, packed: Value) -> list[Value]:
 def _floats_of(emit: Emitter, codes: Value) -> Value:
     """`FLOATS` at each of the 4-bit floats."""
     builder, count = emit.builder, codes.type.count
-    if HAS_AVX2 and count % 32 == 0:
-        return _looked_up(emit, codes, count)
+    if TABLE is not None and count % TABLE[1] == 0:
+        return _looked_up(emit, codes, *TABLE)
 
     def byte(value: int) -> Value:
         return constant(value, I8, count)
@@ -178,14 +200,24 @@ def _floats_of(emit: Emitter, codes: Value) -> Value:
     return builder.add(signed, byte(OFFSET))
 
 
-def _looked_up(emit: Emitter, codes: Value, count: int) -> Value:
-    """`FLOATS` at each of `count` codes, 32 at a time: both halves of a register have the table."""
-    kind = vector(I8, 32)
-    table = ir.Constant(kind, FLOATS * 2)
+TABLE = (
+    ("llvm.x86.avx2.pshuf.b", 32) if HAS_AVX2
+    else ("llvm.aarch64.neon.tbl1.v16i8", 16) if HAS_SDOT else None
+)  # fmt: skip
+"""The instruction that looks bytes up in a table of 16, and how many."""
+
+
+def _looked_up(emit: Emitter, codes: Value, name: str, count: int) -> Value:
+    """`FLOATS` at each code, `count` at a time; each 16 bytes of a register have the table."""
+    kind, total = vector(I8, count), codes.type.count
+    table = ir.Constant(kind, FLOATS * (count // 16))
     found = [
-        emit.intrinsic(
-            "llvm.x86.avx2.pshuf.b", kind, table, emit.shuffle(codes, codes, range(i, i + 32))
-        )
-        for i in range(0, count, 32)
+        emit.intrinsic(name, kind, table, emit.shuffle(codes, codes, range(i, i + count)))
+        for i in range(0, total, count)
     ]
-    return found[0] if len(found) == 1 else emit.shuffle(found[0], found[1], range(64))
+    while len(found) > 1:
+        size = 2 * found[0].type.count
+        found = [
+            emit.shuffle(*pair, range(size)) for pair in zip(found[::2], found[1::2], strict=True)
+        ]
+    return found[0]

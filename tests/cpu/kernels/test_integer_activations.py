@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from outlier_jupyter.cpu.kernels import Matrix, Stack, affine, mxfp4, plain
 from outlier_jupyter.cpu.kernels.integer_activations import fits, largest
-from outlier_jupyter.cpu.kernels.processor import HAS_AVX2, HAS_SDOT, HAS_VNNI
+from outlier_jupyter.cpu.kernels.processor import HAS_AVX2, HAS_SDOT, HAS_VBMI, HAS_VNNI
 from outlier_jupyter.cpu.kernels.rows import FOUR
 
 from .conftest import close, matrix
@@ -17,7 +17,8 @@ from .conftest import close, matrix
 FORM = affine(4, 64, "bf16")
 GROUP = FORM.group
 FORMS = [
-    *(affine(bits, group, "bf16") for bits in (2, 4, 8) for group in (32, 64, 128)), mxfp4(),
+    *(affine(bits, group, "bf16") for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)),
+    mxfp4(),
 ]  # fmt: skip
 BFLOAT16 = 2.0**-9
 """The largest rounding of bfloat16, as a share of the number."""
@@ -116,8 +117,10 @@ def test_a_row_of_weights_has_the_bits_of_itself_alone(height, random):
 
 
 def test_they_are_taken_where_the_format_and_the_processor_fit():
-    """Formats of whole bytes use integers wherever the processor multiplies bytes."""
+    """Codes within bytes use them where the processor multiplies bytes; all with AVX-512 VBMI."""
     for form in (affine(4, 32, "bf16"), FORM, affine(4, 128, "f16"), mxfp4()):
         assert fits(form) == (HAS_AVX2 or HAS_SDOT or HAS_VNNI)
-    for form in (affine(3, 64, "bf16"), affine(6, 64, "bf16"), affine(2, 32, "bf16"), plain("f32")):
+    for bits in (3, 5, 6):
+        assert fits(affine(bits, 64, "bf16")) == HAS_VBMI
+    for form in (affine(2, 32, "bf16"), plain("f32")):
         assert not fits(form)
