@@ -71,8 +71,8 @@ def distances(folder: Path, texts: list[list[int]], slots: int) -> tuple[Distanc
 
 def compare(ours: Distance, theirs: Distance, state: Any) -> None:
     """State both figures in the test's report; neither of the kernels' may be worse."""
-    state("kernels", ours)
-    state("mlx-lm in bfloat16", theirs)
+    state("kernels", str(ours))
+    state("mlx-lm in bfloat16", str(theirs))
     assert ours.divergence <= theirs.divergence, (ours, theirs)
     assert ours.agreement >= theirs.agreement, (ours, theirs)
 
