@@ -100,14 +100,23 @@ class TokenPaging:
         self._pager.check_running()
 
     def find_sources(self, layer: int, experts: Iterable[int]) -> bool:
-        """Look up the sources of these experts; whether the kernel can read all that misses."""
+        """Look up the sources of these experts.
+
+        Returns:
+            whether some were not known, and the kernel can read all that misses: compiled code can
+            then make the lookup that it could not make before.
+        """
         pager, sources = self._pager, self._sources
         if sources is None or pager.queued is None or pager.queued.queue.pending:
             return False
-        keys = [ExpertKey(layer, expert) for expert in experts]
-        missing = [key for key in keys if key not in pager.table]
-        found = [sources.find(key, layer * self._width + key.expert) for key in missing]
-        return bool(missing) and all(found)
+        numbers = {
+            layer * self._width + expert: ExpertKey(layer, expert)
+            for expert in experts
+            if ExpertKey(layer, expert) not in pager.table
+        }
+        known = sources.sources[[*numbers], 0, OFFSET] >= 0
+        found = [sources.find(key, number) for number, key in numbers.items()]
+        return not bool(known.all()) and all(found)
 
     def complete(self, layer: int, log: TokenLog) -> None:
         """Make the reads of a layer that compiled code could not, commit all, and report them.
