@@ -194,7 +194,7 @@ def test_every_broken_folder_is_met_with_one_sentence(tmp_path):
             answer(folder)
         except OutlierError as error:
             met += 1
-            if len(str(error)) > LONGEST:
+            if len(str(error).replace(str(tmp_path), "folder")) > LONGEST:
                 bad.append((name, f"{len(str(error))} characters", str(error)))
         except Exception as error:
             bad.append((name, type(error).__name__, str(error)[:200]))
