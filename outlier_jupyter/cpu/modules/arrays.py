@@ -24,11 +24,11 @@ def view(array: mx.array) -> npt.NDArray[Any]:
     Where bfloat16 is not contiguous it is a copy.
     """
     mx.eval(array)
+    # mx.array has the buffer protocol, but its type stub does not say so.
     if array.dtype == mx.bfloat16 and not memoryview(array).c_contiguous:  # type: ignore[arg-type]
         array = mx.contiguous(array)
         mx.eval(array)
     if array.dtype == mx.bfloat16:
-        # mx.array has the buffer protocol, but its type stub does not say so.
         flat: Any = np.frombuffer(memoryview(array).cast("B"), np.uint16)  # type: ignore[arg-type]
         bits: npt.NDArray[Any] = flat.reshape(array.shape)
         return bits
