@@ -9,6 +9,8 @@
 # make pictures  take the README's pictures and its animation again, from a run in JupyterLab
 # make accept-pictures  take the pictures that the visual checks compare with; look at each of them
 # make support  write docs/models.md again, from what the last run of the tests found
+# make torture  faults, hostile files, fuzzing, interrupts and a long run, for hours: rows in
+#             tests/torture/results, and docs/torture.md; WHAT="soak fuzzing:chats" names some
 # make bench  the benchmark, in under 30 minutes: rows in benchmarks/results, tables and figures of
 #             docs/benchmarks.md, README's table
 # make bench-short  a slice of it, in under 5
@@ -23,7 +25,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: demo lab test quick check check-python check-docs check-js docs build pictures \
-    accept-pictures support train clean js-test bench bench-short bench-peers
+    accept-pictures support torture train clean js-test bench bench-short bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -82,6 +84,11 @@ accept-pictures: .venv/.browser js/node_modules/.ready
 
 support: .venv/.dev
 	python -m tests.support
+
+# The fuzzer has wheels for Linux alone; without it inputs are changed at random.
+torture: .venv/.dev
+	pip install --quiet --group torture
+	python -m tests.torture $(WHAT)
 
 BENCH_FLAGS = $(if $(BENCH),--folder $(BENCH)) $(if $(TRACES),--traces $(TRACES))
 

@@ -19,7 +19,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import CheckpointError, place
+from ..errors import CheckpointError, brief, place, shown
 from ..system.files import regular
 from .array_views import ArrayView, NotAddressable, Piece, is_packed
 from .file_identity import Identity, identity
@@ -207,7 +207,7 @@ def read_header(file: Path) -> Header:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} has a header that is not JSON: {error}") from error
+        raise CheckpointError(f"{file} has a header that is not JSON: {brief(error)}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{file} has a header that is no table of tensors: download it again")
     header.pop("__metadata__", None)
@@ -220,13 +220,18 @@ def _span(file: Path, base: int, size: int, name: str, entry: Any) -> TensorSpan
         dtype, shape = str(entry["dtype"]), tuple(map(index, entry["shape"]))
         begin, end = map(index, entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: the entry of {name!r} is malformed ({error})") from error
+        raise CheckpointError(
+            f"{file}: the entry of {shown(name)} is malformed ({brief(error)}); download it again"
+        ) from error
     if dtype not in ITEM_BYTES:
-        raise CheckpointError(f"{file}: {name!r} has dtype {dtype!r}, which is not known here")
+        raise CheckpointError(
+            f"{file}: {shown(name)} has dtype {shown(dtype)}, which is not known here"
+        )
     wanted = math.prod(shape) * ITEM_BYTES[dtype]
     if begin < 0 or min(shape, default=0) < 0 or end - begin != wanted or base + end > size:
+        numbers = f"{shown(begin, 20)} to {shown(end, 20)} of {size - base} for {shown(wanted, 20)}"
         raise CheckpointError(
-            f"{file}: {name!r} claims bytes {begin} to {end} of {size - base} for {wanted} of "
-            f"{dtype} {list(shape)}; the file is truncated or damaged, download or copy it again"
+            f"{file}: {shown(name)} claims bytes {numbers} of {dtype} {shown(list(shape))}; the "
+            "file is truncated or damaged, download or copy it again"
         )
     return TensorSpan(dtype, shape, ByteRange(file, base + begin, end - begin))

@@ -23,7 +23,7 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ReadFailed
+from ..errors import CheckpointError, ReadFailed, brief
 from ..system.files import regular
 from .array_views import ArrayView, Piece, packed
 from .expert_reader import read_expert
@@ -179,10 +179,13 @@ def _parse_manifest(file: Path, text: bytes) -> Records:
         records = Records(file, manifest["source"], plans, manifest["sums"])
         counts = [[index(n) for n in (p.experts, p.begin, p.stride, p.nbytes)] for p in plans]
         whole = all(min(numbers) >= 0 and numbers[0] > 0 for numbers in counts)
-        summed = [[0 <= index(crc) < 1 << 32 for crc in crcs] for crcs in records.sums]
-        right = [each == [True] * plan.experts for each, plan in zip(summed, plans, strict=True)]
+        summed = [all(0 <= index(crc) < 1 << 32 for crc in crcs) for crcs in records.sums]
+        right = [
+            each and len(crcs) == plan.experts
+            for each, crcs, plan in zip(summed, records.sums, plans, strict=True)
+        ]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} has a damaged manifest ({error!r})") from error
+        raise CheckpointError(f"{file} has a damaged manifest ({brief(error)})") from error
     if not (plans and whole and all(right)):
         raise CheckpointError(f"{file} has a damaged manifest: not every record has its sum")
     return records

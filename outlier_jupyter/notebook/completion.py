@@ -127,10 +127,13 @@ def _values(action: argparse.Action, variables: Collection[str]) -> list[Candida
 
 
 def _folders(current: str) -> list[str]:
-    """The folders whose path begins with `current`, written in the same form."""
-    path = Path(current).expanduser()
-    parent = path if current.endswith("/") else path.parent
-    if not parent.is_dir():
-        return []
+    """The folders whose path begins with `current`, written in the same form; none of an unreadable
+    folder, an unknown user, or a text that is no path.
+    """
     prefix = current[: current.rfind("/") + 1]
-    return sorted(f"{prefix}{child.name}/" for child in parent.iterdir() if child.is_dir())
+    try:
+        path = Path(current).expanduser()
+        parent = path if current.endswith("/") else path.parent
+        return sorted(f"{prefix}{child.name}/" for child in parent.iterdir() if child.is_dir())
+    except (OSError, RuntimeError, ValueError):
+        return []

@@ -93,3 +93,22 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     """The error for a folder with no model*.safetensors names the files that it should contain."""
     with pytest.raises(CheckpointError, match="holds no model"):
         Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F" * 5000, "shape": [2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2] * 5000, "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": ["x" * 5000], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**4000]},
+    ],
+)
+def test_a_message_does_not_quote_a_whole_header(entry, tmp_path):
+    """Long names, types, shapes and numbers are cut."""
+    text = json.dumps({"w" * 5000: entry}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint(tmp_path)
+    assert len(str(caught.value)) < 300 + len(str(file))

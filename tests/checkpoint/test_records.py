@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from outlier_jupyter.checkpoint import (
     repack,
     write_records,
 )
+from outlier_jupyter.checkpoint.records import FOOTER, MAGIC
 from outlier_jupyter.errors import CheckpointError, ReadFailed, RepackFailed
 from outlier_jupyter.options import READERS
 
@@ -348,3 +352,30 @@ def test_two_processes_do_not_repack_to_one_file(model):
         with pytest.raises(RepackFailed, match="another process is repacking"):
             model.write()
     assert model.write().written == 12
+
+
+def with_manifest(file: Path, text: bytes) -> Path:
+    file.write_bytes(text + FOOTER.pack(len(text), zlib.crc32(text), MAGIC))
+    return file
+
+
+def test_a_damaged_manifest_is_one_short_sentence(tmp_path):
+    """The message does not quote the manifest, however long that is."""
+    file = with_manifest(tmp_path / "experts.repacked", b"\xff" * 50_000)
+    with pytest.raises(CheckpointError, match="damaged manifest") as caught:
+        Records.open(file)
+    assert len(str(caught.value)) < 200 + len(str(file))
+
+
+@pytest.mark.parametrize("experts", [2**31, 2**62, 10**30])
+def test_a_manifest_of_experts_without_sums_takes_no_memory(tmp_path, experts):
+    """A number of experts that its sums do not confirm is refused before it is used as a size."""
+    plan = {"path": "l", "experts": experts, "begin": 0, "stride": 4096, "nbytes": 8, "parts": []}
+    text = json.dumps({"source": [], "plans": [plan], "sums": [[1]]}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="damaged manifest"):
+            Records.open(with_manifest(tmp_path / "experts.repacked", text))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -91,6 +91,13 @@ def test_folders_are_offered_for_a_model(tmp_path):
     assert words(f"%outlier load {begun}") == [f"{begun}a/", f"{begun}b/"]
 
 
+@pytest.mark.parametrize("begun", ["a\0b/", "~no-user-of-this-name/", "not-there/", "{file}/"])
+def test_what_is_no_folder_offers_none(tmp_path, begun):
+    """A text that is no path, an unknown user's folder, and a file have no folders."""
+    (tmp_path / "file").write_text("")
+    assert words(f"%outlier load {begun.replace('{file}', str(tmp_path / 'file'))}") == []
+
+
 def offered_by(shell, text: str) -> list[tuple[str, str]]:
     """(word, kind) as a front end receives them, in that order."""
     with provisionalcompleter():

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...errors import OptionError, shown
+from ...errors import OptionError, brief, shown
 from ...trace.metadata import mended
 from ...values import checked, integer
 from .tool_calls import FAILED, STATES, WORKING, ToolCall
@@ -245,7 +245,7 @@ def _parse(text: str) -> tuple[int, list[Conversation]]:
     try:
         content = mended(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"this is not a chat file, it is not JSON: {error}") from None
+        raise OptionError(f"this is not a chat file, it is not JSON: {brief(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise OptionError('this is not a chat file: it lacks `"format": "outlier_jupyter chat"`')
     if content.get("version") not in READABLE:
@@ -259,7 +259,7 @@ def _parse(text: str) -> tuple[int, list[Conversation]]:
         _require(current in [each.id for each in loaded], "no conversation is current")
         _require(len({each.id for each in loaded}) == len(loaded), "two conversations share an id")
     except (KeyError, TypeError, AttributeError) as error:
-        raise OptionError(f"this chat file is damaged: {error!r} in its records") from None
+        raise OptionError(f"this chat file is damaged: {brief(error)} in its records") from None
     return current, loaded
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import traitlets
 
 from ...aliases import old_names
-from ...errors import EngineBusy, OptionError, OutlierError
+from ...errors import EngineBusy, OptionError, OutlierError, brief
 from ..page_modules import module_message
 from .branching import ask_branch
 from .controls import NAMES
@@ -62,7 +62,8 @@ class MessageHandler:
             self._chat.notice = str(error)
             self._refuse(content)
         except (KeyError, TypeError, AttributeError) as error:
-            self._chat.notice = f"the page sent a {kind!r} that cannot be read ({error!r}): reload"
+            reason = brief(error)
+            self._chat.notice = f"the page sent a {kind!r} that cannot be read ({reason}): reload"
             self._refuse(content)
 
     def _refuse(self, message: dict[str, Any]) -> None:

@@ -1,0 +1,22 @@
+"""The quick form of every subject of `make torture`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.torture.counts import Skipped
+from tests.torture.subjects import subjects
+
+UNITS = [(subject, unit) for subject in subjects() for unit in subject.units]
+
+
+@pytest.mark.parametrize(
+    ("subject", "unit"), UNITS, ids=[f"{s.name}-{u}" if u else s.name for s, u in UNITS]
+)
+def test_for_a_moment_nothing_breaks(subject, unit, tmp_path):
+    """A second or two of each, with the same seed every time."""
+    try:
+        counts = subject.run(unit, subject.quick_s, 0, tmp_path)
+    except Skipped as why:
+        pytest.skip(str(why))
+    assert counts.failures == [] and counts.times > 0
