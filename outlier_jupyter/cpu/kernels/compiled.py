@@ -110,6 +110,7 @@ INLINED = (
     "tiles",
     "few_rows",
     "system_calls",
+    "vectors",
     "kernel_chain",
     "../../checkpoint/linux_aio",
     "../../residency/slots",

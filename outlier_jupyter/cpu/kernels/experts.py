@@ -21,6 +21,7 @@ from .activations import KINDS, activate
 from .arguments import as_float_at, count_at, float_at, increment, int_at, put_float
 from .compiled import RUNNING, Array, Prepared, Stage, address, task, work_memory
 from .formats import UNIT, Format
+from .gating import gate_values
 from .kernel_chain import CHAIN_NUMBERS, Chain, links_of
 from .linear import F32s, arrange_task
 from .rows import FOUR, LANES, arrange, dots
@@ -104,6 +105,7 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
         bias: the type of the experts' biases, or "none".
     """
     gated, biased = KINDS[kind], bias != "none"
+    in_vectors = kind == "swiglu" and not biased
 
     def kernel(arguments: int, number_of_task: int) -> None:
         width, hidden = int_at(arguments, WIDTH), int_at(arguments, HIDDEN)
@@ -126,6 +128,10 @@ def hidden_task(first: str, second: str, kind: str, bias: str, lanes: int = LANE
             float_at(int_at(arguments, PARAMETERS), 1),
         )
         for place in range(pair * hidden, (pair + count) * hidden, hidden):
+            if in_vectors:
+                at = 4 * (place + start)
+                gate_values(1, gates + at, values + at, int_at(arguments, INNER) + at, end - start)
+                continue
             for row in range(start, end):
                 value = float_at(values, place + row)
                 gate = float_at(gates, place + row) if gated else value

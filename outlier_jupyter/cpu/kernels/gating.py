@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
 from numba import types
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
 from .arguments import float_at, int_at, put_float
 from .compiled import task
@@ -17,6 +18,7 @@ from .kernel_chain import Link, link
 from .linear import F32s
 from .reductions import exponential, parts
 from .simd import F32, Emitter, Value, constant
+from .vectors import add_weighted
 
 COLUMNS = 512
 """Columns of a task."""
@@ -24,7 +26,7 @@ HIGHEST = 87.0
 """e^x of more is no float32."""
 
 GATE, VALUE, GATED, GATED_WIDTH = range(4)
-X, ROWS, WEIGHTS, COUNT, WIDTH, MORE, LOGIT = range(7)
+X, ROWS, WEIGHTS, COUNT, WIDTH, MORE, LOGIT, PARAMETERS = range(8)
 
 
 def sigmoid(emit: Emitter, x: Value, lanes: int) -> Value:
@@ -92,26 +94,22 @@ def blend_task() -> int:
     """The kernel of `blend_link`."""
 
     def kernel(arguments: int, block: int) -> None:
-        x, rows, width = int_at(arguments, X), int_at(arguments, ROWS), int_at(arguments, WIDTH)
-        first = block * COLUMNS
-        last = min(width, first + COLUMNS)
-        for row in range(int_at(arguments, COUNT)):
-            weight = float_at(int_at(arguments, WEIGHTS), row)
-            _add(x, weight, rows + 4 * row * width, first, last)
+        width, first = int_at(arguments, WIDTH), block * COLUMNS
+        count, start = min(width - first, COLUMNS), 4 * first
+        x, weights = int_at(arguments, X) + start, int_at(arguments, WEIGHTS)
+        add_weighted(
+            x, int_at(arguments, ROWS) + start, 4 * width, weights, int_at(arguments, COUNT), count
+        )
         if int_at(arguments, MORE) != 0:
+            factor = int_at(arguments, PARAMETERS) + 4 * block
             weight = types.float32(1.0)
             if int_at(arguments, LOGIT) != 0:
                 logit = float_at(int_at(arguments, LOGIT), 0)
                 weight = types.float32(1.0 / (1.0 + math.exp(-logit)))
-            _add(x, weight, int_at(arguments, MORE), first, last)
+            put_float(factor, 0, weight)
+            add_weighted(x, int_at(arguments, MORE) + start, 0, factor, 1, count)
 
     return task(kernel)
-
-
-@register_jitable
-def _add(x: int, weight: float, row: int, first: int, last: int) -> None:
-    for i in range(first, last):
-        put_float(x, i, float_at(x, i) + weight * float_at(row, i))
 
 
 def blend_link(
@@ -122,9 +120,11 @@ def blend_link(
     Args:
         more: a row [width] that is added as well, times the sigmoid of `logit` [1] if given.
     """
+    blocks = blocks_of(x.size)
     return link(
-        blend_task(), blocks_of(x.size), x, rows, weights, len(weights), x.size, more, logit
-    )
+        blend_task(), blocks, x, rows, weights, len(weights), x.size, more, logit,
+        np.empty(blocks, np.float32),
+    )  # fmt: skip
 
 
 def blocks_of(width: int) -> int:

@@ -20,6 +20,7 @@ from .compiled import task
 from .kernel_chain import Link, link
 from .linear import F32s
 from .reductions import exponentials, largest
+from .vectors import rms_norm
 
 TAKEN = -3.2e38
 """Replaces the rank of a chosen expert; below what `largest` returns for none."""
@@ -34,18 +35,11 @@ def norm_task() -> int:
     """The kernel of `norm_link`, with one task."""
 
     def kernel(arguments: int, _: int) -> None:
-        x, added, weight = int_at(arguments, X), int_at(arguments, ADDED), int_at(arguments, WEIGHT)
-        out, width = int_at(arguments, NORMED), int_at(arguments, WIDTH)
-        epsilon = float_at(int_at(arguments, PARAMETERS), 0)
-        if added != 0:
-            for i in range(width):
-                put_float(x, i, float_at(x, i) + float_at(added, i))
-        total = types.float32(0.0)
-        for i in range(width):
-            total += float_at(x, i) * float_at(x, i)
-        scale = types.float32(1 / math.sqrt(total / width + epsilon))
-        for i in range(width):
-            put_float(out, i, float_at(x, i) * (float_at(weight, i) * scale))
+        rms_norm(
+            int_at(arguments, X), int_at(arguments, ADDED), int_at(arguments, WEIGHT),
+            int_at(arguments, NORMED), int_at(arguments, WIDTH),
+            float_at(int_at(arguments, PARAMETERS), 0),
+        )  # fmt: skip
 
     return task(kernel)
 

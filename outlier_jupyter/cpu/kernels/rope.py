@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from .arguments import float_at, int_at, put_float
+from .arguments import float_at, int_at
 from .compiled import Stage, address, run, task
 from .kernel_chain import Link, link
 from .linear import F32s
+from .vectors import rms_norm, rotate
 
 X, HEADS, WIDTH, WEIGHTS, ROTATED, ANGLES, PAIRED, PARAMETERS, STEP = range(9)
 
@@ -28,19 +28,9 @@ def rope_task() -> int:
         angles = int_at(arguments, ANGLES) + 8 * token * rotated
         weights = int_at(arguments, WEIGHTS)
         if weights != 0:
-            total = float_at(x, 0) * float_at(x, 0)
-            for i in range(1, width):
-                total += float_at(x, i) * float_at(x, i)
-            scale = 1 / math.sqrt(total / width + float_at(int_at(arguments, PARAMETERS), 0))
-            for i in range(width):
-                put_float(x, i, float_at(x, i) * scale * float_at(weights, head * width + i))
-        paired = int_at(arguments, PAIRED)
-        for i in range(rotated):
-            first, second = (2 * i, 2 * i + 1) if paired else (i, i + rotated)
-            a, b = float_at(x, first), float_at(x, second)
-            cosine, sine = float_at(angles, i), float_at(angles, rotated + i)
-            put_float(x, first, a * cosine - b * sine)
-            put_float(x, second, a * sine + b * cosine)
+            epsilon = float_at(int_at(arguments, PARAMETERS), 0)
+            rms_norm(x, 0, weights + 4 * head * width, x, width, epsilon)
+        rotate(x, angles, rotated, int_at(arguments, PAIRED))
 
     return task(kernel)
 
