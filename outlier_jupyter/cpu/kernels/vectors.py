@@ -155,9 +155,9 @@ def _rotate_neighbours(emit: Emitter, place: Value, turn: list[Value], lanes: in
         found = _turned(emit, [low, high], turn)
     else:
         split = [emit.shuffle(low, high, range(odd, 2 * lanes, 2)) for odd in (0, 1)]
-        both = _turned(emit, split, turn)
+        a, b = _turned(emit, split, turn)
         order = [at for lane in range(lanes) for at in (lane, lanes + lane)]
-        found = [emit.shuffle(*both, order[:lanes]), emit.shuffle(*both, order[lanes:])]
+        found = [emit.shuffle(a, b, part) for part in (order[:lanes], order[lanes:])]
     for value, end in zip(found, ends, strict=True):
         emit.store(value, end)
 
