@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,40 +261,62 @@ class EventLog:
         return [type(event).__name__ for event in self.events]
 
 
-class FaultyReader:
-    """Forwards reads to a real reader, except those for which `fails(range)` is true."""
+FAULTS = ("error", "short", "slow", "changed")
+"""What a `FaultyReader` may do to a read: fail, with other bytes in the memory; fail after half of
+the bytes; be 20 ms late; return other bytes, after which the file counts as written to."""
+SLOW_S = 0.02
 
-    def __init__(self, reader: Reader, fails: Callable[[ByteRange], bool]) -> None:
+
+class FaultyReader:
+    """Forwards reads to a real reader, except those for which `fails(range)` is true.
+
+    `fails` returns one of `FAULTS`, True for "error", or False or "" for a read that succeeds.
+
+    Attributes:
+        reads: number of reads so far; `inner`, the real reader.
+    """
+
+    def __init__(self, reader: Reader, fails: Callable[[ByteRange], bool | str]) -> None:
         self.name = reader.name
-        self.note = reader.note
         self.fails = fails
         self.reads = 0
         self.inner = reader
+        self._changed = ""
+
+    @property
+    def note(self) -> str:
+        """As the real reader's."""
+        return self.inner.note
 
     def read(self, where: ByteRange, into: memoryview) -> None:
         """Read; or overwrite the memory, as a torn read would, and raise ReadFailed."""
-        self.reads += 1
-        if self.fails(where):
-            np.frombuffer(into, np.uint8)[:] = 0xA5
-            raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
-        self.inner.read(where, into)
+        self.scatter(where, [into])
 
     def scatter(self, where: ByteRange, into: Sequence[memoryview]) -> None:
-        """Fail as `read` does, or read."""
+        """As `read`, into several pieces."""
         self.reads += 1
-        if self.fails(where):
-            for view in into:
-                np.frombuffer(view, np.uint8)[:] = 0xA5
+        fault = self.fails(where)
+        if fault == "slow":
+            time.sleep(SLOW_S)
+        if not fault or fault in ("slow", "short"):
+            self.inner.scatter(where, into) if len(into) > 1 else self.inner.read(where, into[0])
+        if not fault or fault == "slow":
+            return
+        torn = len(into) // 2 if fault == "short" and len(into) > 1 else 0
+        for view in into[torn:]:
+            half = len(view) // 2 if fault == "short" and not torn else 0
+            np.frombuffer(view, np.uint8)[half:] = 0xA5
+        if fault != "changed":
             raise ReadFailed(f"made to fail at {where.offset} of {where.file.name}")
-        self.inner.scatter(where, into)
+        self._changed = f"{where.file.name} was written to after the model was loaded"
 
     def kernel_readable(self, where: ByteRange) -> KernelReadable | None:
         """None, so that every read passes through this reader."""
         return None
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
-        """As the real reader's."""
-        return self.inner.changed(before)
+        """As the real reader's; or that a read was made to return other bytes."""
+        return self._changed or self.inner.changed(before)
 
     def buffer_nbytes(self) -> int:
         """As the real reader's."""

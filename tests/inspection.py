@@ -42,6 +42,13 @@ def reader_of(engine: Engine) -> Reader:
     return engine._reader
 
 
+def replace_reader(engine: Engine, reader: Reader) -> None:
+    """Have an engine read its experts with another reader."""
+    engine._reader = reader
+    for pager in engine._installed.pagers:
+        pager.reader = reader
+
+
 def reading_threads(engine: Engine) -> int:
     """How many threads read at once."""
     return engine._executor._max_workers
@@ -79,7 +86,7 @@ def fetch_under_way(pager: Pager) -> bool:
 
 def kernel_reads_in_flight(pager: Pager) -> int:
     """How many reads a pager has submitted to the kernel that have not ended."""
-    return pager.queued.queue.pending
+    return 0 if pager.queued is None else pager.queued.queue.pending
 
 
 def prefetches(pager: Pager) -> dict[ExpertKey, PrefetchRead]:

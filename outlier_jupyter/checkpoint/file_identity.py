@@ -43,3 +43,21 @@ def changed(descriptors: Mapping[Path, int], before: Mapping[Path, Identity]) ->
             return f"{place(file)} changed after the model was loaded (it had {sizes})"
         return f"{place(file)} was written to after the model was loaded"
     return ""
+
+
+def replaced(descriptors: Mapping[Path, int]) -> str:
+    """A sentence on which open file is no longer the one at its path; "" if all are.
+
+    The open one is still read, as it was.
+    """
+    for file, descriptor in descriptors.items():
+        opened = os.fstat(descriptor)
+        try:
+            there = file.stat()
+        except FileNotFoundError:
+            return f"{place(file)} was removed since; the removed file is still read"
+        except OSError:  # another reason than its absence says nothing of the open file
+            continue
+        if (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
+            return f"{place(file)} was replaced since; the file that was loaded is still read"
+    return ""

@@ -3,8 +3,7 @@
 If a file was cut, or its disk fails, touching its mapped pages raises SIGBUS, which ends the
 process. So on Linux the system copies (`process_vm_readv`): it reads the same pages by the same
 faults and returns EFAULT instead, 3 µs slower per call and equally fast from 1 MB on. Elsewhere,
-and where a sandbox forbids that call, the file's length is checked first: a file cut in the moment
-between may still end the process there.
+and where a sandbox forbids that call, maps are refused.
 """
 
 from __future__ import annotations
@@ -21,6 +20,11 @@ import numpy as np
 
 FORBIDDEN = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 """Errors of a system or sandbox that does not offer the call."""
+
+
+class Unguarded(Exception):
+    """This system cannot copy from a memory map without the risk of SIGBUS."""
+
 
 VECTOR = struct.Struct("@PN")
 """`struct iovec`: an address and a number of bytes."""
@@ -43,12 +47,16 @@ class MappedFile:
     Raises:
         OSError: it cannot be mapped.
         ValueError: it is empty.
+        Unguarded: there is no safe way to copy from it.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         self._address = int(np.frombuffer(self._map, np.uint8).ctypes.data)
+        if _copied(self._address, 1, [memoryview(bytearray(1))]) is None:
+            self._map.close()
+            raise Unguarded
 
     def preadv(self, views: Sequence[memoryview], offset: int) -> int:
         """Fill the views one after the other from `offset` on, as `os.preadv` does.
@@ -62,26 +70,13 @@ class MappedFile:
         # No more than is needed: the system pins every page of the range.
         mapped = max(0, min(sum(map(len, views)), len(self._map) - offset))
         count = _copied(self._address + offset, mapped, views)
-        if count is None:
-            count = self._touched(views, offset)
+        if count is None:  # it was allowed when the file was mapped
+            return os.preadv(self._descriptor, views, offset)
         # The last page continues beyond the end of the file with zeros.
         there = max(0, os.fstat(self._descriptor).st_size - offset)
         if count == 0 < min(mapped, there):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return min(count, there)
-
-    def _touched(self, views: Sequence[memoryview], offset: int) -> int:
-        """Copy, up to the end of the file, by touching the pages."""
-        end = min(len(self._map), os.fstat(self._descriptor).st_size)
-        begin = offset
-        for view in views:
-            count = min(len(view), end - begin)
-            if count <= 0:
-                break
-            source = np.frombuffer(self._map, np.uint8, count, begin)
-            np.copyto(np.frombuffer(view, np.uint8, count), source)
-            begin += count
-        return begin - offset
 
     def close(self) -> None:
         """Unmap it; the descriptor stays open."""

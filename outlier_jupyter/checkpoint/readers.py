@@ -24,9 +24,10 @@ from ..errors import ReadFailed
 from ..system.files import regular
 from ..system.huge_pages import buffer
 from ..system.memory_info import mapped_nbytes
-from .file_identity import Identity, changed, identity
+from .file_identity import Identity, changed, identity, replaced
+from .fill import Repeats, fill
 from .layout import ByteRange
-from .mapped_file import MappedFile
+from .mapped_file import MappedFile, Unguarded
 
 PAGE = 4096
 """O_DIRECT needs offset, length and address in multiples of a device block; 4 KiB fits all."""
@@ -56,7 +57,8 @@ class Reader(Protocol):
 
     Attributes:
         name: how the reads are really made: `pread`, `direct` or `mmap`.
-        note: a remark for the user, such as why it is not the requested reader; or "".
+        note: a remark for the user, such as why it is not the requested reader, or that reads had
+            to be repeated; or "".
     """
 
     name: str
@@ -101,7 +103,8 @@ class PreadReader:
     name = "pread"
 
     def __init__(self, files: Iterable[Path], flags: int = 0, note: str = "") -> None:
-        self.note = note
+        self._note = note
+        self._repeats = Repeats()
         # The objects own the descriptors: without references they are closed.
         self._files: list[FileIO] = []
         self._descriptors: dict[Path, int] = {}
@@ -119,6 +122,16 @@ class PreadReader:
             self.close()
             raise
 
+    @property
+    def note(self) -> str:
+        """The remark; it grows when the disk fails or a file is replaced."""
+        found = (self._note, self._repeats.words(), replaced(self._descriptors))
+        return "; ".join(filter(None, found))
+
+    @note.setter
+    def note(self, note: str) -> None:
+        self._note = note
+
     def read(self, where: ByteRange, into: memoryview) -> None:
         self._fill(where, [into])
 
@@ -130,7 +143,7 @@ class PreadReader:
         return KernelReadable(self._descriptors[where.file], 1)
 
     def changed(self, before: Mapping[Path, Identity] | None = None) -> str:
-        known = self._identities | dict(before or {})
+        known = self._identities | dict(before) if before else self._identities
         self._changed = self._changed or changed(self._descriptors, known)
         return self._changed
 
@@ -147,7 +160,8 @@ class PreadReader:
         self, where: ByteRange, into: Sequence[memoryview], needed: int | None = None
     ) -> None:
         """Read until `needed` bytes (default: all) have come."""
-        _fill(partial(os.preadv, self._descriptors[where.file]), where, into, needed)
+        descriptor = self._descriptors[where.file]
+        fill(partial(os.preadv, descriptor), descriptor, where, into, self._repeats, needed)
 
 
 class DirectReader(PreadReader):
@@ -240,7 +254,11 @@ class DirectReader(PreadReader):
 
 
 class MmapReader(PreadReader):
-    """Copies out of a memory map: each first touch is a page fault. Kept for comparison."""
+    """Copies out of a memory map: each first touch is a page fault. Kept for comparison.
+
+    Raises:
+        Unguarded: the system cannot copy from a map without the risk of SIGBUS.
+    """
 
     name = "mmap"
 
@@ -269,7 +287,8 @@ class MmapReader(PreadReader):
     def _fill(
         self, where: ByteRange, into: Sequence[memoryview], needed: int | None = None
     ) -> None:
-        _fill(self._maps[where.file].preadv, where, into, needed)
+        descriptor = self._descriptors[where.file]
+        fill(self._maps[where.file].preadv, descriptor, where, into, self._repeats, needed)
 
 
 def open_reader(kind: str, files: Iterable[Path]) -> Reader:
@@ -282,7 +301,7 @@ def open_reader(kind: str, files: Iterable[Path]) -> Reader:
     """
     files = list(files)
     makers: dict[str, Callable[[list[Path]], Reader]] = {
-        "pread": PreadReader, "direct": _direct_or_pread, "mmap": MmapReader
+        "pread": PreadReader, "direct": _direct_or_pread, "mmap": _mmap_or_pread
     }  # fmt: skip
     try:
         return makers[kind](files)
@@ -316,41 +335,22 @@ def _direct_or_pread(files: list[Path]) -> Reader:
     return reader
 
 
+def _mmap_or_pread(files: list[Path]) -> Reader:
+    try:
+        return MmapReader(files)
+    except Unguarded:
+        return PreadReader(
+            files,
+            note="this system has no safe way to copy from a memory map (a failing disk would end "
+            "the process); files are read instead",
+        )
+
+
 def _refused(files: list[Path], when: str) -> Reader:
     return PreadReader(
         files,
         note=f"the file system refused direct reads ({when}); reads go through the page cache",
     )
-
-
-def _fill(
-    preadv: Callable[[list[memoryview], int], int],
-    where: ByteRange,
-    into: Sequence[memoryview],
-    needed: int | None,
-) -> None:
-    """Call `preadv` until `needed` bytes (default: all) are read; short reads are continued."""
-    needed = where.nbytes if needed is None else needed
-    left = [view for view in into if len(view)]
-    done = 0
-    while done < needed:
-        try:
-            count = preadv(left, where.offset + done)
-        except OSError as error:
-            raise ReadFailed(
-                f"reading {where.nbytes} bytes at {where.offset} of {where.file} failed: "
-                f"{error.strerror or error}; check the disk and run again"
-            ) from error
-        if count == 0:
-            raise ReadFailed(
-                f"{where.file} ends at byte {where.offset + done}, {needed - done} bytes before an "
-                "expert does: the file was cut after the model was loaded; restore it"
-            )
-        done += count
-        while left and count >= len(left[0]):
-            count -= len(left.pop(0))
-        if count:
-            left[0] = left[0][count:]
 
 
 def _copy(source: memoryview, into: Sequence[memoryview]) -> None:

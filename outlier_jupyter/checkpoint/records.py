@@ -210,8 +210,7 @@ class RecordReader:
         self.damaged: set[tuple[str, int]] = set()
         self.inner = reader
         self._file = records.file
-        self.note = "; ".join(text for text in (note, reader.note) if text)
-        self._first_note = self.note
+        self._note, self._damage = note, ""
         self._lock = threading.Lock()
         self._layers = [in_record(parts) for parts in layers.values()]
         self._paths = list(layers)
@@ -221,6 +220,15 @@ class RecordReader:
             for expert, crc in enumerate(sums)
         }
         self._unchecked = set(self._sums)
+
+    @property
+    def note(self) -> str:
+        """That records are read, which are damaged, and what the reader that reads them notes."""
+        return "; ".join(filter(None, (self._note, self._damage, self.inner.note)))
+
+    @note.setter
+    def note(self, note: str) -> None:
+        self._note = note
 
     def read(self, where: ByteRange, into: memoryview) -> None:
         if where.file == self._file:
@@ -252,8 +260,8 @@ class RecordReader:
             self.damaged.add((path, expert))
             count = len(self.damaged)
             path, expert = min(self.damaged)
-            self.note = (
-                f"{self._first_note}; {count} of them damaged (such as expert {expert} of {path}), "
+            self._damage = (
+                f"{count} of them damaged (such as expert {expert} of {path}), "
                 "and read from the model's own files: repack the model to mend that"
             )
 

@@ -58,8 +58,8 @@ class Decoding:
     """Generates from `prompt`, the ids not yet in the KV cache `kv`, until done or stopped.
 
     `reused` are the ids before `prompt`, which the KV cache holds; penalties count them, too.
-    `check` is called every `CLEAR_EVERY` tokens and at the end, also after a failure; an error that
-    it raises ends the run.
+    `check` is called after each call that read experts, every `CLEAR_EVERY` tokens, and at the end,
+    also after a failure; an error that it raises ends the run.
 
     Attributes:
         read: ids of this run that the model has processed: the KV cache contains them.
@@ -230,6 +230,8 @@ class Decoding:
         self._emit(
             StepDone(produced, end - begin, end - forward, forward - reported, reported - begin)
         )
+        if self._recorder.call_misses:  # nothing that a changed file gave goes on
+            self._check()
         if self._reference is not None:
             self._compare(tokens, logits[:, -1, :] if after is None else None)
         return produced

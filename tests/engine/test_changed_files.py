@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import outlier_jupyter
-from outlier_jupyter.checkpoint import ByteRange, open_reader
+from outlier_jupyter.checkpoint import ByteRange, fill, open_reader
 from outlier_jupyter.checkpoint import mapped_file as mapped_module
 from outlier_jupyter.checkpoint import records as records_module
 from outlier_jupyter.engine import load as loading
@@ -104,6 +104,7 @@ def test_a_shard_that_is_removed_or_replaced_is_read_on_as_it_was(folder, kind, 
         before = engine.generate(PROMPT, max_tokens=40).tokens.tolist()
         assert run_with(engine, lambda: do(folder / SHARD)) == before
         assert engine.last_run.trace.info.changed_output == ""
+        assert f"{SHARD} was re" in engine.status().reader_note  # removed, or replaced
 
 
 def test_repacked_experts_that_are_overwritten_are_named(folder, tmp_path):
@@ -168,7 +169,9 @@ def test_weights_that_the_disk_does_not_give_are_one_sentence(folder, monkeypatc
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_map_of_a_file_that_was_cut_gives_what_is_left(tmp_path, monkeypatch, allowed):
-    """The reader returns the bytes that are left and raises no signal, with or without `readv`."""
+    """The reader returns the bytes that are left and raises no signal, also if the system forbids
+    the guarded copy later.
+    """
     path = tmp_path / SHARD
     path.write_bytes(bytes(range(1, 251)) * 80)
     reader = open_reader("mmap", [path])
@@ -186,8 +189,22 @@ def test_a_map_of_a_file_that_was_cut_gives_what_is_left(tmp_path, monkeypatch, 
     reader.close()
 
 
+def test_a_map_that_cannot_be_guarded_is_refused(tmp_path, monkeypatch):
+    """Without the system's own copy a failing disk would be SIGBUS: files are read instead."""
+    path = tmp_path / SHARD
+    path.write_bytes(bytes(range(250)))
+    monkeypatch.setattr(mapped_module, "process_vm_readv", None)
+    reader = open_reader("mmap", [path])
+    memory = memoryview(bytearray(200))
+    reader.read(ByteRange(path, 10, 200), memory)
+    assert memory == path.read_bytes()[10:210]
+    assert reader.name == "pread" and "no safe way" in reader.note
+    reader.close()
+
+
 def test_a_disk_that_fails_under_a_map_is_a_read_failure(tmp_path, monkeypatch):
     """A page that cannot be read although the file is long enough is a disk error."""
+    monkeypatch.setattr(fill, "PAUSES_S", ())
     path = tmp_path / SHARD
     path.write_bytes(bytes(8192))
     reader = open_reader("mmap", [path])
