@@ -130,6 +130,7 @@ class PreadReader:
 
     @note.setter
     def note(self, note: str) -> None:
+        """Set what it begins with."""
         self._note = note
 
     def read(self, where: ByteRange, into: memoryview) -> None:

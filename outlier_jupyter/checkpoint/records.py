@@ -228,6 +228,7 @@ class RecordReader:
 
     @note.setter
     def note(self, note: str) -> None:
+        """Set what it begins with."""
         self._note = note
 
     def read(self, where: ByteRange, into: memoryview) -> None:
