@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
@@ -24,6 +25,7 @@ from ..errors import EngineClosed
 from ..events import Event, Resized, Sink
 from ..options import GenerateOptions, LoadOptions, resized, takes
 from ..paging import Installed, StopFlag, resize
+from ..paging.probe import KVPart
 from ..residency.eviction_order import CacheStarts
 from ..runs.run import Interrupted, Run, Step
 from ..system.interrupt import Interrupts, deferred
@@ -31,6 +33,7 @@ from ..trace import TraceInfo
 from .async_run import AsyncRun
 from .branch import start_branch
 from .close import at_exit, check_process, close
+from .contexts import Context, context_for
 from .decode import StartedRun
 from .event_bus import EventBus
 from .kv_cache import KVCaches
@@ -41,6 +44,7 @@ from .prefill_chunk import Costs
 from .prompts import Prompt, vocabulary_of
 from .routing_options import RoutingOptions
 from .run_lock import RunLock
+from .save_context import save_context
 from .status import Status
 from .structured import Grammars
 from .threads import leave_thread as leave_thread
@@ -59,6 +63,7 @@ class Engine:
         sampling: the sampling that the model's makers advise (generation_config.json), by the names
             of `GenerateOptions`; {} if they say nothing.
         routing: `with engine.routing(…):` changes the routing; see `RoutingOptions`.
+        kv_parts: the model's KV cache, part by part; empty if it could not be probed.
         last_run: the newest run, also an interrupted or failed one; None before the first. Runs
             that a study (`ablate`, `sweep`) makes internally do not count.
     """
@@ -76,6 +81,7 @@ class Engine:
         executor: ThreadPoolExecutor,
         costs: Costs,
         needs: Needs,
+        kv_parts: tuple[KVPart, ...] = (),
         sampling: dict[str, float] | None = None,
         ram_gb: float | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
@@ -93,7 +99,7 @@ class Engine:
         self._bus = EventBus(self._stop.set)
         self.run_lock, self._process = RunLock(), os.getpid()
         self._interrupts = Interrupts(self._stop_mine, self._bus.in_a_sink)
-        self._needs, self._ram_gb = needs, ram_gb
+        self._needs, self._ram_gb, self.kv_parts = needs, ram_gb, kv_parts
         self._kv_caches = KVCaches(model, round(options.kept_kv_gb * 1e9))
         self._vocabulary = Vocabulary(tokenizer)
         size = max(vocabulary_of(config), self._vocabulary.size)
@@ -172,6 +178,43 @@ class Engine:
         interrupted.
         """
         return start_run(self, prompt, options).steps
+
+    @takes(GenerateOptions)
+    def save_context(self, prompt: Prompt, path: str | Path, **options: Any) -> Context:
+        """Read `prompt` once and keep it in a file, so that later runs go on from it.
+
+        `generate(question, context=path)` then reads only its own tokens: a text goes on in the
+        same message, after an empty line; messages follow. The file is in mlx-lm's prompt-cache
+        format and serves the same model, with the same kernels.
+
+        Args:
+            prompt: as of `generate`; a document, an instruction with examples, or a conversation.
+            path: where to write; a file that is there is replaced.
+            **options: the fields of `GenerateOptions` that the beginning of a prompt depends on:
+                system, raw, tools, template, kv_bits, mask …
+
+        Raises:
+            Interrupted: stopped by the user; nothing is written.
+            OptionError: as of `generate`; or the file cannot be written.
+        """
+        return save_context(self, prompt, Path(path), self.routing.options(options))
+
+    @takes(GenerateOptions)
+    def open_context(self, path: str | Path, **options: Any) -> Context:
+        """Take a context's KV cache into memory, where runs with `reuse_kv` find it.
+
+        Args:
+            path: of `save_context`.
+            **options: as of `save_context`.
+
+        Raises:
+            OptionError: the file is no context of this model with these options.
+        """
+        settings = self.routing.options(options)
+        with self.run_lock.ends_by_itself(), self._alone():
+            context = context_for(self, str(path), settings)
+            self._kv_caches.keep(context.tokens, context.load(self.kv_parts), settings)
+        return context
 
     def stop(self) -> None:
         """Stop the run under way before its next layer. Any thread may call it."""

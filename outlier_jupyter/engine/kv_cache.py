@@ -7,7 +7,7 @@ it changed the output. The caches, and the store that finds them by token ids, a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -26,6 +26,9 @@ from ..options import GenerateOptions
 
 KEPT = 4
 """Conversations whose KV cache is kept; the least recently used is evicted first."""
+
+SEAM = 8
+"""The last tokens of a context that another beginning of the text behind it may change."""
 
 KVCache = list[Any]
 """One mlx-lm cache per layer, as `make_prompt_cache` returns them."""
@@ -59,6 +62,25 @@ class KVCaches:
         self._check(tokens, options)
         self.running, rest = self._start(tokens, options)
         return self.running, rest
+
+    def go_on(self, tokens: list[int], known: list[int], kv: KVCache) -> tuple[KVCache, list[int]]:
+        """Go on from `kv`, which holds the tokens `known`; as `start`.
+
+        Raises:
+            OptionError: `tokens` do not begin with them.
+        """
+        length = min(common_length(tokens, known), len(tokens) - 1)
+        missing = len(known) - length
+        if missing > SEAM or (missing and not can_trim_prompt_cache(kv)):
+            raise OptionError(
+                f"this prompt leaves the context at its token {length + 1:,} of {len(known):,}: "
+                "the chat template's options or tools are not those that it was saved with; use "
+                "the same, or save the context again"
+            )
+        if missing:
+            trim_prompt_cache(kv, missing)
+        self.running = kv
+        return kv, tokens[length:]
 
     def _start(self, tokens: list[int], options: GenerateOptions) -> tuple[KVCache, list[int]]:
         if options.reuse_kv and not options.score_prompt:  # what is not read is not scored
@@ -160,6 +182,12 @@ def changed_by(options: GenerateOptions, length: int | None = None) -> list[str]
     if options.max_kv_size is not None and (length is None or length > options.max_kv_size):
         reasons.append(f"KV cache of the last {options.max_kv_size:,} tokens")
     return reasons
+
+
+def common_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many items two sequences begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _trim(kv: KVCache, length: int) -> bool:

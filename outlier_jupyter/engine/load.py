@@ -140,7 +140,8 @@ def _opened(
     module, config, checkpoint, switches = opened
     undo.callback(_free_failed, module)
     apply_adapter(module, options.adapter, [switch.path for switch in switches])
-    options, needs, ram_gb = _fitted(opened, options, replacing)
+    probed = probed_of(opened, options.kernels)
+    options, needs, ram_gb = _fitted(opened, probed, options, replacing)
     native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
     _check_top_k(options.top_k, switches)
@@ -175,6 +176,7 @@ def _opened(
             executor=executor,
             costs=_costs(config, switches, options.top_k or own_top_k, native),
             needs=needs,
+            kv_parts=probed.kv_parts if probed else (),
             sampling=model_sampling(folder.generation),
             ram_gb=ram_gb,
             clock=clock,
@@ -225,7 +227,7 @@ def probed_of(opened: Opened, kernels: str) -> Probed | None:
 
 
 def _fitted(
-    opened: Opened, options: LoadOptions, replacing: Engine | None
+    opened: Opened, probed: Probed | None, options: LoadOptions, replacing: Engine | None
 ) -> tuple[LoadOptions, Needs, float | None]:
     """The options with a numeric cache size, the memory needs besides it, and `ram_gb`.
 
@@ -233,7 +235,6 @@ def _fitted(
         OptionError: the model does not fit, and `force` is not set.
     """
     module, config, _, switches = opened
-    probed = probed_of(opened, options.kernels)
     needs = needs_of(config, dense_nbytes(module, switches), probed, options.kept_kv_gb)
     freed = replacing.memory().freed if replacing is not None else 0
     room = MemoryBounds.now(options.ram_gb, freed)

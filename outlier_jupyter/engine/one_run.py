@@ -6,10 +6,10 @@ cache, wait for the lock, connect subscribers, and keep the result however the r
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import ref
 
 import numpy as np
@@ -27,6 +27,7 @@ from ..system.memory_info import memory_rate
 from ..trace import TraceInfo
 from ..trace.recorder import Recorder
 from .adapters import adapter_words
+from .contexts import context_for
 from .decode import Decoding, StartedRun
 from .dialects import Dialect, dialect_of
 from .kv_cache import KVCache, changed_by
@@ -34,7 +35,7 @@ from .memory import ACTIVATION_NBYTES
 from .memory_budget import check_prompt
 from .prefill_chunk import choose_chunk
 from .prompt_kinds import PromptKinds, prompt_kinds
-from .prompts import Encoded, Prompt, check_length, context_of, encode, vocabulary_of
+from .prompts import Encoded, Prompt, as_prompt, check_length, context_of, encode, vocabulary_of
 from .reference import Reference
 from .sampling import Sampling, completed, sampling_changes
 from .segments import GeneratedSegments
@@ -42,6 +43,9 @@ from .templates import apply
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+KeepKV: TypeAlias = Callable[[list[int], KVCache], None]
+"""Takes the tokens that a run has read, and the KV cache that holds them."""
 
 EXPECTED_STEPS = 4096
 """The recorder allocates for at most this many generated tokens at first; it grows if needed."""
@@ -56,14 +60,21 @@ def start_run(engine: Engine, prompt: Prompt, options: dict[str, Any]) -> Starte
     if engine.closed:
         raise EngineClosed("this engine was closed: load the model again")
     settings = engine.routing.options(options)
+    if settings.context is not None:
+        prompt = context_for(engine, settings.context, settings).before(as_prompt(prompt))
     dialect = dialect_of(engine.tokenizer)
     return begin(
         engine, encode(engine.tokenizer, prompt, settings, engine.config, dialect), settings
     )
 
 
-def begin(engine: Engine, prepared: Encoded, settings: GenerateOptions) -> StartedRun:
+def begin(
+    engine: Engine, prepared: Encoded, settings: GenerateOptions, keep: KeepKV | None = None
+) -> StartedRun:
     """A run of an encoded prompt that decodes as its steps are taken.
+
+    Args:
+        keep: called at the end of a whole run, while the engine is still locked.
 
     Raises:
         OptionError: the prompt is too long, or an option names no token.
@@ -78,7 +89,7 @@ def begin(engine: Engine, prepared: Encoded, settings: GenerateOptions) -> Start
         check_prompt(length, settings, engine._needs, engine._ram_gb, kept)
     finished: list[Run] = []
     dialect = dialect_of(engine.tokenizer)
-    steps = _steps(engine, prepared, settings, sampling, dialect, finished)
+    steps = _steps(engine, prepared, settings, sampling, dialect, finished, keep)
     return StartedRun(engine._interrupts, steps, finished)
 
 
@@ -96,12 +107,12 @@ def _constrained(
 
 def _steps(
     engine: Engine, prompt: Encoded, options: GenerateOptions, sampling: Sampling,
-    dialect: Dialect, finished: list[Run],
+    dialect: Dialect, finished: list[Run], keep: KeepKV | None,
 ) -> Generator[Step, None, None]:  # fmt: skip
     kinds = _prompt_kinds(engine, prompt, dialect)
     with engine._alone(), engine.routing.applied(options):
         check_files(engine)
-        kv, rest = engine._kv_caches.start(prompt.tokens, options)
+        kv, rest = _kv(engine, prompt.tokens, options)
         if options.prefill_chunk is None:
             options = replace(options, prefill_chunk=_chunk(engine, options, len(prompt.tokens)))
         expected = len(rest) + min(options.max_tokens, EXPECTED_STEPS)
@@ -120,10 +131,23 @@ def _steps(
             yield from _recorded(
                 engine, decoding, recorder, start, prompt, kinds.kinds, reused, options, finished
             )
+            if keep is not None:
+                keep(reused + decoding.read, kv)
         finally:
             if options.reuse_kv:
                 whole = bool(decoding.finish_reason)
                 engine._kv_caches.keep(reused + decoding.read, kv, options, whole)
+
+
+def _kv(engine: Engine, tokens: list[int], options: GenerateOptions) -> tuple[KVCache, list[int]]:
+    """The run's KV cache, and the ids that it lacks."""
+    kv, rest = engine._kv_caches.start(tokens, options)
+    if options.context is None:
+        return kv, rest
+    context = context_for(engine, options.context, options)
+    if len(tokens) - len(rest) >= len(context.tokens):  # an earlier run left more in memory
+        return kv, rest
+    return engine._kv_caches.go_on(tokens, context.tokens, context.load(engine.kv_parts))
 
 
 def _recorded(

@@ -87,7 +87,7 @@ def encode(
         starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         special = not starts
     else:
-        inputs = _messages(prompt, options.system)
+        inputs = with_system(prompt, options.system)
         if options.tools:
             check_takes_tools(tokenizer, options.tools)
             variables |= {"tools": list(options.tools)}
@@ -225,7 +225,8 @@ def as_prompt(prompt: Any) -> Prompt:
     return [dict(each) if isinstance(each, Mapping) else each for each in found]
 
 
-def _messages(prompt: Prompt, system: str | None) -> list[dict[str, Any]]:
+def with_system(prompt: Prompt, system: str | None) -> list[dict[str, Any]]:
+    """`prompt` as messages, a system message before them unless it is None."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 

@@ -19,6 +19,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from traitlets import Any as Any_
 from traitlets import Bool, TraitType
 
+from ..engine.contexts import Context
 from ..engine.engine import Engine
 from ..errors import OptionError, OutlierError
 from ..options import GenerateOptions, LoadOptions, help_of
@@ -146,8 +147,11 @@ class OutlierMagics(Magics):
         """Print into the cell's output."""
         sys.stdout.write(text)
 
-    def prompt(self, args: dict[str, Any], text: str) -> Run | None:
-        """Run `text` as a prompt with these arguments of `run`, and show the run."""
+    def prompt(self, args: dict[str, Any], text: str) -> Run | Context | None:
+        """Run `text` as a prompt with these arguments of `run`, and show the run.
+
+        With `save_context` it is only read, and the context is returned.
+        """
         output, quiet, json = (args.pop(name, None) for name in ("output", "quiet", "json"))
         times = args.pop("repeat", 1)
         no_widget, pace = args.pop("no_widget", None), args.pop("pace", None)
@@ -158,10 +162,15 @@ class OutlierMagics(Magics):
         engine = self.loaded()
         if engine.run_lock.must_wait:
             sys.stdout.write("Waiting for another run of this engine to end.\n")
+        options = self.defaults(GenerateOptions) | args
+        if (file := options.pop("save_context", None)) is not None:
+            context = engine.save_context(prompt, file, **options)
+            self.store(output, context)
+            return None if quiet else context
         runs: list[Run] = []
         try:
             for _ in range(times):
-                run = show(engine, prompt, self.defaults(GenerateOptions) | args)
+                run = show(engine, prompt, options)
                 runs.append(run)  # at once: finished runs are kept if the next is stopped
         except Interrupted as stop:
             self.store(output, repeated([*runs, stop.run]))

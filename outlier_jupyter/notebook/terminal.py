@@ -91,6 +91,9 @@ class Terminal:
         output, quiet, json = (args.pop(name, None) for name in ("output", "quiet", "json"))
         times = args.pop("repeat", 1)
         engine = self.loaded()
+        if (file := args.pop("save_context", None)) is not None:
+            self.write(f"{engine.save_context(text, file, **args)}\n")
+            return None
         for _ in range(times):
             steps = engine.stream(text, **args)
             try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import OptionError, shown
 from ..tools import schemas_of
-from ..values import refused, seed, texts
+from ..values import path, refused, seed, texts
 from .fields import callables, expert_texts, option, settle, token_biases, token_names
 from .schema import schema_of
 
@@ -181,6 +181,12 @@ class GenerateOptions:
     )
     reuse_kv: bool = option(
         False, "reuse the KV cache of an earlier run whose prompt begins the same"
+    )
+    context: str | None = option(
+        None,
+        "go on from this file of `context`: what it holds was read before and is not read again",
+        spell=path,
+        metavar="FILE",
     )
     mask: tuple[str, ...] = option(
         (),

@@ -26,6 +26,26 @@ caches grow, and short, because some layers build one node per token."""
 
 
 @dataclass(frozen=True)
+class KVPart:
+    """One of mlx-lm's caches, in numbers.
+
+    Attributes:
+        kind: the name of its class.
+        shapes: of its arrays, by their place in its state.
+    """
+
+    kind: str
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, cache: Any) -> KVPart:
+        """That of a cache, which may be lazy."""
+        arrays: Any = tree_flatten(cache.state)
+        shapes = {at: tuple(part.shape) for at, part in arrays if isinstance(part, mx.array)}
+        return cls(type(cache).__name__, shapes)
+
+
+@dataclass(frozen=True)
 class Probed:
     """What a forward pass needs.
 
@@ -33,11 +53,13 @@ class Probed:
         top_k: experts per token of each MoE layer.
         kv_nbytes_per_token: bytes by which the KV cache grows with each token of a long context.
         kv_nbytes_fixed: the KV cache's other bytes: windows of sliding attention, recurrent states.
+        kv_parts: the KV cache of a short prompt, part by part; composite ones are taken apart.
     """
 
     top_k: tuple[int, ...]
     kv_nbytes_per_token: int
     kv_nbytes_fixed: int
+    kv_parts: tuple[KVPart, ...] = ()
 
 
 def probe(
@@ -60,6 +82,7 @@ def probe(
         with nullcontext() if stored_type is None else _activations_in_float32(model, stored_type):
             caches, later = (_kv_after(model, length) for length in LENGTHS)
         short, long = [_nbytes(cache) for cache in caches], [_nbytes(cache) for cache in later]
+        parts = tuple(map(KVPart.of, caches))
     except Exception:  # a model of any family may fail in any way; the plan then says less
         return None
     finally:
@@ -73,7 +96,7 @@ def probe(
         window = getattr(cache, "max_size", None)
         growth += 0 if window else slope
         fixed += slope * window if window else few - slope * LENGTHS[0]
-    return Probed(tuple(stub.top_k for stub in stubs), growth, fixed)
+    return Probed(tuple(stub.top_k for stub in stubs), growth, fixed, parts)
 
 
 @contextmanager
@@ -121,6 +144,11 @@ def _kv_after(model: nn.Module, length: int) -> list[Any]:
     """The KV caches after a prompt of `length` tokens; composite ones are taken apart."""
     kv = make_prompt_cache(model)
     model(mx.zeros((1, length), mx.int32), cache=kv)
+    return kv_parts(kv)
+
+
+def kv_parts(kv: list[Any]) -> list[Any]:
+    """A model's caches, with composite ones taken apart."""
     return [part for layer in kv for part in getattr(layer, "caches", (layer,))]
 
 

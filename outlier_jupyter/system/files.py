@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import OutlierError, place
 from .interrupt import deferred
@@ -74,9 +75,19 @@ def write(
         `path`.
     """
     whole = data.encode("utf-8", "replace") if isinstance(data, str) else data
+    return write_by(path, lambda file: file.write(whole), failed, what)
+
+
+def write_by(
+    path: str | os.PathLike[str],
+    write: Callable[[BinaryIO], object],
+    failed: Callable[[str], OutlierError],
+    what: str,
+) -> Path:
+    """As `write`, of data that a function writes to a file; it need not be in memory at once."""
     try:
         with deferred():
-            _replace(regular(path), whole)
+            _replace(regular(path), write)
     except (OSError, ValueError) as error:
         code = error.errno or 0 if isinstance(error, OSError) else 0
         reason = REASONS.get(code) or getattr(error, "strerror", None) or str(error)
@@ -87,7 +98,7 @@ def write(
     return Path(path)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     at = path.resolve()
     before = at.stat() if at.exists() else None
     if before is not None and not os.access(at, os.W_OK):
@@ -99,7 +110,7 @@ def _replace(path: Path, data: bytes) -> None:
                 with suppress(OSError):  # only root may give a file away
                     os.fchown(file.fileno(), before.st_uid, before.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(at)

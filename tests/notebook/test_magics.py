@@ -410,3 +410,12 @@ def test_unloading_the_extension_restores_what_was_there(ip):
     assert table["line"]["outlier"] is before
     del table["line"]["outlier"]
     ip.run_line_magic("load_ext", "outlier_jupyter")
+
+
+def test_a_cell_is_kept_as_a_context_and_gone_on_from(loaded, tmp_path):
+    """`--save-context` only reads; `--context` reads the new cell alone."""
+    file = tmp_path / "context.safetensors"
+    context = loaded.run_cell_magic("outlier", f"--save-context {file} -o kept", "Experts. " * 20)
+    assert loaded.user_ns["kept"] is context and len(context.tokens) > 100
+    run = loaded.run_cell_magic("outlier", f"--context {file} --max-tokens 3", "Which?")
+    assert len(run.reused) >= len(context.tokens) - 8 and run.generated <= 3

@@ -120,3 +120,14 @@ def test_the_package_is_a_program() -> None:
     words = [sys.executable, "-m", "outlier_jupyter", "plan", "nothing-there"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2 and "nothing-there" in done.stderr
+
+
+def test_a_context_is_saved_and_gone_on_from(tiny, tmp_path, capsys):
+    """The second prompt reads only its own tokens."""
+    file, load = tmp_path / "context.safetensors", [str(tiny), "--cache-experts", "8"]
+    assert main(["run", *load, "--save-context", str(file), "A long text. " * 20]) == 0
+    assert f"go on from it with context='{file}'" in capsys.readouterr().out
+    run = tmp_path / "run.safetensors"
+    words = ["--context", str(file), "--max-tokens", "2", "-o", str(run)]
+    assert main(["run", *load, *words, "Why?"]) == 0
+    assert (Run.load(run).trace.phase == 0).sum() < 60

@@ -6,6 +6,7 @@ format are in `conversations.py`.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from ...errors import OptionError, place
@@ -13,9 +14,10 @@ from ...system import files
 from ...values import checked
 from ...values import path as path_of
 from ...values import text as text_of
-from .controls import Settings
+from .controls import Settings, options_of
 from .conversations import Conversation, Message
 from .runner import TurnRunner
+from .turn import template_messages
 
 
 class ConversationsMixin(Settings):
@@ -87,17 +89,31 @@ class ConversationsMixin(Settings):
             self._show_current()
 
     @checked(path=path_of)
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, context: bool = False) -> Path:
         """Write all conversations to a file, which `load` and the widget's Import read.
+
+        Args:
+            context: also keep the current conversation's KV cache, in a file beside it: when both
+                are loaded with the same model, the next turn reads only its own tokens. What no
+                earlier turn left in memory is read first.
 
         Raises:
             OptionError: the file cannot be written; an earlier file stays.
         """
-        return files.write(path, self.dumps(), OptionError, "the chat")
+        written = files.write(path, self.dumps(), OptionError, "the chat")
+        if context:
+            messages = [each for message in self.messages for each in template_messages(message)]
+            if not messages:
+                raise OptionError("this conversation is empty: ask something first")
+            self.runner.engine.save_context(messages, _beside(written), **options_of(self))
+        return written
 
     @checked(path=path_of)
     def load(self, path: str | Path) -> None:
         """Add the conversations of a file that `save` or the widget's Export wrote.
+
+        A KV cache that was saved with it is taken into memory; one that does not fit this model is
+        left alone, with a warning.
 
         Raises:
             OptionError: the file cannot be read or is not a chat; nothing is added.
@@ -109,7 +125,18 @@ class ConversationsMixin(Settings):
         except UnicodeDecodeError:
             raise OptionError(f"{place(path)} is not a chat file: it is not text") from None
         self.add_from(text)
+        beside = _beside(Path(path))
+        if beside.exists():
+            try:
+                self.runner.engine.open_context(beside, **(options_of(self) | {"system": None}))
+            except OptionError as error:
+                warnings.warn(f"the next turn reads all messages: {error}", stacklevel=3)
 
     def _show_current(self) -> None:
         self.system = self.runner.conversations.current.system
         self.runner.publish()
+
+
+def _beside(path: Path) -> Path:
+    """The file of a saved chat's KV cache."""
+    return path.with_name(f"{path.stem}.context.safetensors")

@@ -11,6 +11,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ...engine.contexts import Context
 from ...engine.engine import Engine
 from ...options import GenerateOptions, LoadOptions
 from ...runs.run import Run
@@ -57,8 +58,11 @@ class Session(Protocol):
     def write(self, text: str) -> None:
         """Print text."""
 
-    def prompt(self, args: dict[str, Any], text: str) -> Run | None:
-        """Run `text` as a prompt with these arguments of `run`, and show the run."""
+    def prompt(self, args: dict[str, Any], text: str) -> Run | Context | None:
+        """Run `text` as a prompt with these arguments of `run`, and show the run.
+
+        With `save_context` it is only read, and the context is returned.
+        """
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ...engine.contexts import Context
 from ...options import GenerateOptions
 from ...runs.run import Run
 from .command import Command, Session
@@ -32,6 +33,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-widget", action="store_true", default=None, help="show only the static result"
     )
+    parser.add_argument(
+        "--save-context", metavar="FILE",
+        help="only read the prompt, and keep it in FILE: --context FILE goes on from there",
+    )  # fmt: skip
     add_pace(parser)
     parser.add_argument("-q", "--quiet", action="store_true", default=None, help="show nothing")
     add_json(parser, "the run's summary")
@@ -45,7 +50,7 @@ def _times(text: str) -> int:
     return times
 
 
-def _run(session: Session, args: dict[str, Any]) -> Run | None:
+def _run(session: Session, args: dict[str, Any]) -> Run | Context | None:
     return session.prompt(args, args.pop("text"))
 
 
