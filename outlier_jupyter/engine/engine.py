@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
@@ -33,7 +32,7 @@ from ..trace import TraceInfo
 from .async_run import AsyncRun
 from .branch import start_branch
 from .close import at_exit, check_process, close
-from .contexts import Context, context_for
+from .context_calls import ContextCalls
 from .decode import StartedRun
 from .event_bus import EventBus
 from .kv_cache import KVCaches
@@ -44,7 +43,6 @@ from .prefill_chunk import Costs
 from .prompts import Prompt, vocabulary_of
 from .routing_options import RoutingOptions
 from .run_lock import RunLock
-from .save_context import save_context
 from .status import Status
 from .structured import Grammars
 from .threads import leave_thread as leave_thread
@@ -52,7 +50,7 @@ from .threads import thread_cleanup
 from .vocabulary import Vocabulary
 
 
-class Engine:
+class Engine(ContextCalls):
     """A loaded model. Made by `outlier_jupyter.load`; close it, or use it as a context manager.
 
     Attributes:
@@ -178,43 +176,6 @@ class Engine:
         interrupted.
         """
         return start_run(self, prompt, options).steps
-
-    @takes(GenerateOptions)
-    def save_context(self, prompt: Prompt, path: str | Path, **options: Any) -> Context:
-        """Read `prompt` once and keep it in a file, so that later runs go on from it.
-
-        `generate(question, context=path)` then reads only its own tokens: a text goes on in the
-        same message, after an empty line; messages follow. The file is in mlx-lm's prompt-cache
-        format and serves the same model, with the same kernels.
-
-        Args:
-            prompt: as of `generate`; a document, an instruction with examples, or a conversation.
-            path: where to write; a file that is there is replaced.
-            **options: the fields of `GenerateOptions` that the beginning of a prompt depends on:
-                system, raw, tools, template, kv_bits, mask …
-
-        Raises:
-            Interrupted: stopped by the user; nothing is written.
-            OptionError: as of `generate`; or the file cannot be written.
-        """
-        return save_context(self, prompt, Path(path), self.routing.options(options))
-
-    @takes(GenerateOptions)
-    def open_context(self, path: str | Path, **options: Any) -> Context:
-        """Take a context's KV cache into memory, where runs with `reuse_kv` find it.
-
-        Args:
-            path: of `save_context`.
-            **options: as of `save_context`.
-
-        Raises:
-            OptionError: the file is no context of this model with these options.
-        """
-        settings = self.routing.options(options)
-        with self.run_lock.ends_by_itself(), self._alone():
-            context = context_for(self, str(path), settings)
-            self._kv_caches.keep(context.tokens, context.load(self.kv_parts), settings)
-        return context
 
     def stop(self) -> None:
         """Stop the run under way before its next layer. Any thread may call it."""

@@ -153,8 +153,7 @@ def _opened(
     if replacing is not None:
         replacing.close()
         gc.collect()
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
-    undo.callback(executor.shutdown)
+    executor = _executor(threads, undo)
     with deferred():
         installed = install(module, switches, slots, reader, executor, clock, options)
         undo.callback(installed.release)
@@ -162,8 +161,7 @@ def _opened(
     if native:
         native.finish(options.quiet)
     info = _info(model, switches, sum(slots.values()), reader, options, own_top_k)
-    info = replace(info, **_measured(config, checkpoint, module, rate))
-    info = replace(info, model_hash=with_adapter(info.model_hash, options.adapter))
+    info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
     with deferred():
         engine = Engine(
             model=module,
@@ -188,6 +186,13 @@ def _opened(
         _read_all(installed, options.quiet)
     _check_files(checkpoint, reader)
     return engine
+
+
+def _executor(threads: int, undo: ExitStack) -> ThreadPoolExecutor:
+    """The threads that read."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
+    undo.callback(executor.shutdown)
+    return executor
 
 
 def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> None:
@@ -380,11 +385,12 @@ def _info(
 
 
 def _measured(
-    config: dict[str, Any], checkpoint: Checkpoint, module: nn.Module, disk_rate: float
-) -> dict[str, Any]:
+    config: dict[str, Any], checkpoint: Checkpoint, module: nn.Module, disk_rate: float,
+    adapter: str | None,
+) -> dict[str, Any]:  # fmt: skip
     """Fields of `TraceInfo`: the checkpoint's hash, bytes of dense weights, the disk's rate."""
     total: int = tree_reduce(lambda n, x: n + x.nbytes, module.parameters(), 0)
-    stamp = fingerprint(config, checkpoint.spans)
+    stamp = with_adapter(fingerprint(config, checkpoint.spans), adapter)
     return {"model_hash": stamp, "dense_nbytes": total, "disk_rate": disk_rate}
 
 

@@ -65,9 +65,9 @@ def test_a_conversation_goes_on_behind_a_context(engine, tmp_path):
     """Messages follow messages; the system message is the context's."""
     before = [{"role": "user", "content": DOCUMENT}, {"role": "assistant", "content": "Noted."}]
     context = engine.save_context(before, tmp_path / "chat.safetensors", system="Be brief.")
-    asked = [{"role": "user", "content": QUESTION}]
-    whole = engine.generate(before + asked, system="Be brief.", max_tokens=5)
-    for prompt in (QUESTION, asked):
+    question = [{"role": "user", "content": QUESTION}]
+    whole = engine.generate(before + question, system="Be brief.", max_tokens=5)
+    for prompt in (QUESTION, question):
         run = engine.generate(prompt, context=context.path, max_tokens=5)
         assert run.text == whole.text and read(run) < read(whole) - 50
     with pytest.raises(OptionError, match="system stands before the context"):
