@@ -59,7 +59,10 @@ class Routed(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """An expert was evicted from `slot`, to make room for (`by_layer`, `by_expert`)."""
+    """An expert was evicted from `slot`, to make room for (`by_layer`, `by_expert`).
+
+    Where memory was short and the cache was made smaller, it is evicted for itself.
+    """
 
     layer: int
     expert: int
@@ -247,7 +250,9 @@ class RunDone(NamedTuple):
 
 
 class Resized(NamedTuple):
-    """The cache was resized between two runs, to `slots` in all layers together."""
+    """The cache was resized, to `slots` in all layers together: between two runs, or within one,
+    before a call of the model, because memory was short or is free again.
+    """
 
     slots: int
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from outlier_jupyter.checkpoint import Reader
     from outlier_jupyter.engine.memory_budget import Needs
     from outlier_jupyter.engine.prefill_chunk import Costs
+    from outlier_jupyter.engine.pressure import MemoryRelief
     from outlier_jupyter.engine.vocabulary import Vocabulary
     from outlier_jupyter.notebook.live.merge_frames import History
     from outlier_jupyter.notebook.live.watch import Watched
@@ -47,6 +48,13 @@ def replace_reader(engine: Engine, reader: Reader) -> None:
     engine._reader = reader
     for pager in engine._installed.pagers:
         pager.reader = reader
+
+
+def relieve_with(engine: Engine, relief: MemoryRelief | None) -> MemoryRelief:
+    """What answers memory pressure for an engine; replaced by `relief`, if any."""
+    if relief is not None:
+        engine._relief = relief
+    return engine._relief
 
 
 def reading_threads(engine: Engine) -> int:

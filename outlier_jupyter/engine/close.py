@@ -83,6 +83,7 @@ def _end_runs() -> None:
 
 def _free(engine: Engine) -> None:
     """Free the memory, also of objects that the user still references."""
+    engine._unwatch_memory()
     engine._uncap_cache()
     engine.closed = True
     engine._executor.shutdown()

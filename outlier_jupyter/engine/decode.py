@@ -59,7 +59,8 @@ class Decoding:
 
     `reused` are the ids before `prompt`, which the KV cache holds; penalties count them, too.
     `check` is called after each call that read experts, every `CLEAR_EVERY` tokens, and at the end,
-    also after a failure; an error that it raises ends the run.
+    also after a failure; an error that it raises ends the run. `relieve` is called before each call
+    of the model, and may change the cache's size.
 
     Attributes:
         read: ids of this run that the model has processed: the KV cache contains them.
@@ -87,6 +88,7 @@ class Decoding:
         stop: threading.Event,
         clock: Callable[[], int],
         check: Callable[[], None] = lambda: None,
+        relieve: Callable[[], None] = lambda: None,
         reference: Reference | None = None,
         reused: Sequence[int] = (),
     ) -> None:
@@ -108,7 +110,7 @@ class Decoding:
         self._emit = emit
         self._stop = stop
         self._clock = clock
-        self._check = check
+        self._check, self._relieve = check, relieve
         self._reference = reference
         self._next = NextToken(sampling, options.alternatives, reused)
         self._predicted: Predicted | None = None
@@ -209,6 +211,7 @@ class Decoding:
             raise Stopped
         begin = self._clock()
         self._emit(CallStarted(phase, np.array(tokens, np.int32), begin))
+        self._relieve()
         reported = self._clock()
         self._tap.begin()
         logits = self._forward(tokens)

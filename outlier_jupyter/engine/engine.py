@@ -40,6 +40,8 @@ from .memory import MemoryUse, cache_cap, measure, outside_mlx
 from .memory_budget import MemoryBounds, Needs, fitted
 from .one_run import start_run
 from .prefill_chunk import Costs
+from .pressure import MemoryRelief
+from .pressure import watch as watch_memory
 from .prompts import Prompt, vocabulary_of
 from .routing_options import RoutingOptions
 from .run_lock import RunLock
@@ -108,6 +110,7 @@ class Engine(ContextCalls):
         )
         self.closed, self._cache_starts = False, CacheStarts()
         self._uncap_cache = cache_cap.hold(self)
+        self._relief, self._unwatch_memory = MemoryRelief(self), watch_memory(self)
         at_exit(self)
         for pager in installed.pagers:
             pager.stop = self._stop
@@ -219,6 +222,7 @@ class Engine(ContextCalls):
             options = _fitted(self, options)
             resize(self._installed, float(options.cache_gb), options.cache_experts)
             self.options = options
+            self._relief.forget()
             self.info = replace(self.info, slots=self._installed.slots)
             self._bus.between_runs(Resized(self.info.slots))
         return self.status()
@@ -227,7 +231,8 @@ class Engine(ContextCalls):
         """The engine's state now."""
         resident, k = len(self.resident()), self.options.top_k
         where = self._installed, self._reader, resident, k
-        return Status.of(self.info, *where, self.closed, self.last_run, self.sampling)
+        note = self._relief.note
+        return Status.of(self.info, *where, self.closed, self.last_run, self.sampling, note)
 
     def memory(self) -> MemoryUse:
         """The memory of this process, part by part; `print` it for a table."""

@@ -214,6 +214,7 @@ def _decoding(
         stop=engine._stop,
         clock=engine._clock,
         check=partial(check_files, engine),
+        relieve=engine._relief.act,
         reference=reference if options.measure_loss else None,
         reused=reused,
     )
@@ -265,8 +266,11 @@ def run_info(engine: Engine, options: GenerateOptions, length: int | None = None
     changed += filter(None, [files_changed(engine)])
     values = recorded(engine.options) | recorded(options)
     values["top_k"] = options.top_k or engine.options.top_k
-    reasons = "; ".join(changed)
-    return replace(engine.info, options=values, memory_rate=memory_rate(), changed_output=reasons)
+    reasons, notes = "; ".join(changed), (engine.info.reader_note, engine._relief.note)
+    return replace(
+        engine.info, options=values, memory_rate=memory_rate(), changed_output=reasons,
+        reader_note="; ".join(filter(None, notes)),
+    )  # fmt: skip
 
 
 def _chunk(engine: Engine, options: GenerateOptions, context: int) -> int:

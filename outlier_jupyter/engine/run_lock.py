@@ -92,6 +92,14 @@ class RunLock:
                 self._free.wait(POLL_S)
             self._owner, self._ends = threading.get_ident(), cancelled is not None
 
+    def acquire_if_free(self) -> bool:
+        """Take the lock for a moment's change of the engine, if nobody has it."""
+        with self._free:
+            if self.locked or self._refusing or self._exiting:
+                return False
+            self._owner, self._ends = threading.get_ident(), True
+        return True
+
     def acquire_for_good(self, seconds: float, interrupts: Interrupts) -> bool:
         """Take the lock for good, ahead of all waiting threads; False if it is not free in time."""
         end = time.monotonic() + (0 if self.owned else seconds)

@@ -12,6 +12,7 @@ from ..formatting import answer_text, size_words
 from ..options import NEUTRAL, sampling_words
 from ..paging import Installed
 from ..runs.run import Run
+from ..system.memory_pressure import pressure_watch
 from ..trace import TraceInfo
 
 
@@ -35,6 +36,7 @@ class Status:
         changed_output: why the output differs from the model's own; "" if it does not.
         closed: whether the engine was closed.
         sampling: how runs sample by default, as the model's makers advise; else "greedy".
+        memory_note: that the cache is smaller for a while, because memory was short; or "".
         decode_hit_rate: of the last run, NaN without one; `last_run`, its numbers as text.
     """
 
@@ -55,6 +57,7 @@ class Status:
     sampling: str = "greedy"
     decode_hit_rate: float = nan
     last_run: str = field(default="")
+    memory_note: str = ""
 
     @classmethod
     def of(
@@ -67,6 +70,7 @@ class Status:
         closed: bool = False,
         last_run: Run | None = None,
         sampling: Mapping[str, float] | None = None,
+        memory_note: str = "",
     ) -> Status:
         """The state of an engine with `resident` experts in RAM; `top_k` as in `LoadOptions`."""
         summary = last_run.summary() if last_run is not None else None
@@ -89,6 +93,7 @@ class Status:
             sampling=sampling_words({**NEUTRAL, **(sampling or {})}),
             decode_hit_rate=summary.decode_hit_rate if summary else nan,
             last_run=summary.short() if summary else "",
+            memory_note=memory_note,
         )
 
     @property
@@ -134,6 +139,7 @@ class Status:
              f"{self.resident:,} in use"),
             ("the rest", f"{size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings"),
             ("reads", self.reader + (f" ({self.reader_note})" if self.reader_note else "")),
+            ("memory", self.memory_note or f"pressure: {pressure_watch.words}"),
             ("kernels", self.kernels),
             ("sampling", self.sampling),
         ]  # fmt: skip

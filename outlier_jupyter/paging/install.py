@@ -81,7 +81,7 @@ class Installed:
     @property
     def bank_nbytes(self) -> int:
         """Bytes the slots take."""
-        return sum(pager.bank.expert_nbytes * pager.bank.slots for pager in self.pagers)
+        return sum(pager.bank.expert_nbytes * pager.bank.used for pager in self.pagers)
 
     @property
     def tables(self) -> list[tuple[Sequence[int], SlotTable]]:

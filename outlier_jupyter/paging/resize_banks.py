@@ -14,6 +14,8 @@ import mlx.core as mx
 
 from ..errors import OptionError
 from ..formatting import size_words
+from ..residency import ExpertKey
+from ..residency.table_order import slots_of
 from ..system.memory_info import machine_memory
 from .install import Geometry, Installed, MoeSwitch, bind, share_slots
 from .pager import Pager
@@ -63,6 +65,40 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
                 f"MLX has no memory for {slots:,} experts ({error}); "
                 f"{installed.slots:,} fit as before: give less"
             ) from error
+
+
+def change_capacity(installed: Installed, pager: Pager, slots: int) -> list[tuple[ExpertKey, int]]:
+    """Let a pager's cache have `slots` slots of those it was loaded with, without a copy if it can.
+
+    Where memory can be given back to the system in place, the bank stays and its last rows are
+    empty; elsewhere it is replaced. The bank must be settled, and nothing be computing.
+
+    Returns:
+        the experts that were evicted, in eviction order, each with the slot it was in.
+    """
+    table, bank = pager.table, pager.bank
+    if slots == table.capacity:
+        return []
+    before = table.order()
+    where = {
+        layer: slots_of(table, layer, parts[0].experts) for layer, parts in pager.parts.items()
+    }
+    rows = slots + len(table.staging)
+    if rows <= bank.slots and bank.give_back(bank.used):
+        pager.forget_slot_maps()
+        pager.drop_prefetched()
+        bank.move(table.compact())
+        if slots < table.capacity:
+            bank.move(table.shrink(slots))
+            bank.give_back(rows)
+        else:
+            table.grow(slots)
+            bank.used = rows
+    else:
+        [geometry] = {s.geometry for n, s in enumerate(installed.switches) if n in pager.layers}
+        members = [switch for switch in installed.switches if switch.geometry == geometry]
+        pager.resize(slots, partial(_rebind, members))
+    return [(key, int(where[key.layer][key.expert])) for key in before if key not in table]
 
 
 def _rebind(members: Sequence[MoeSwitch], name: str, array: mx.array) -> None:

@@ -11,6 +11,7 @@ evaluates all of them, and the pager calls it before anything is written.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -40,10 +41,11 @@ class SlotBank:
         arrays: part name → array [slots, *shape of one expert's tensor].
         row_nbytes: part name → bytes of one row.
         expert_nbytes: bytes of one row over all parts.
+        used: how many rows take memory; the last ones may have been given back to the system.
     """
 
     def __init__(self, parts: Sequence[ExpertPart], slots: int) -> None:
-        self.slots = slots
+        self.slots = self.used = slots
         self.row_nbytes = {part.name: part.nbytes for part in parts}
         self.expert_nbytes = sum(self.row_nbytes.values())
         self.arrays = {part.name: self._made(part, slots) for part in parts}
@@ -98,9 +100,29 @@ class SlotBank:
             for origin, to in moves:
                 self.row(name, to)[:] = self.row(name, origin)
 
+    def give_back(self, first: int) -> bool:
+        """Return the memory of the rows from `first` on to the system; they read as zeros.
+
+        The bank must be settled, and nothing be in these rows. They can be filled again: the system
+        provides memory when they are written.
+
+        Returns:
+            whether that is possible here: the memory is the host's, and the system is Linux.
+        """
+        if not self._begin or not sys.platform.startswith("linux"):
+            return False
+        for name, begin in self._begin.items():
+            nbytes = self.row_nbytes[name]
+            from_, to = begin + first * nbytes, begin + self.slots * nbytes
+            from_, to = -(-from_ // PAGE) * PAGE, to // PAGE * PAGE
+            if to > from_:
+                huge_pages.madvise()(from_, to - from_, huge_pages.DONT_NEED)
+        self.used = first
+        return True
+
     def release(self) -> None:
         """Free all rows, even if references to this bank remain."""
-        self.slots = 0
+        self.slots = self.used = 0
         for known in (self.arrays, self._views, self._begin, self._pieces, self._unsettled):
             known.clear()
 
@@ -128,9 +150,9 @@ class SlotBank:
                 mx.eval(self.arrays[name])
                 self._take_over(name, self.arrays[name], 0)
                 bind(name, self.arrays[name])
-            self.slots = kept
+            self.slots = self.used = kept
             raise
-        self.slots = slots
+        self.slots = self.used = slots
 
     def _made(self, part: ExpertPart, slots: int) -> mx.array:
         return allocate_rows(part, slots)

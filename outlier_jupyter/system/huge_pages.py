@@ -26,6 +26,8 @@ HUGE = 1 << 21
 """Bytes of a huge page, on x86-64 and most of ARM."""
 ADVISE_HUGE, COLLAPSE = 14, 25
 """Advice to Linux: MADV_HUGEPAGE, MADV_COLLAPSE."""
+DONT_NEED = 4
+"""MADV_DONTNEED: the memory is given back, and reads as zeros."""
 SEPARATE_MAPPING = 1 << 26
 """Bytes from which on C's allocator maps memory separately."""
 FIRST_PAUSE_S = 0.001

@@ -34,7 +34,7 @@ def machine_memory(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> Machine:
     """The memory of this machine, or of the tightest of this process's control groups."""
     machine = psutil.virtual_memory()
     total, available = machine.total, machine.available
-    for group in _groups(cgroup, own):
+    for group in groups(cgroup, own):
         limits = (_number(group / name) for name in LIMITS)
         limit = min((n for n in limits if n is not None), default=total)
         if limit >= machine.total:  # version 1 says "none" by a number near 2^63
@@ -49,7 +49,7 @@ LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
 USED = ("memory.current", "memory.usage_in_bytes")
 
 
-def _groups(cgroup: Path, own: Path) -> Iterator[Path]:
+def groups(cgroup: Path, own: Path) -> Iterator[Path]:
     """The folders of this process's memory groups, from its own up to the outermost.
 
     A container may see only its own group, as the root, while its path is the one outside; so

@@ -276,7 +276,9 @@ class Explainer:
         key = layer << 16 | expert
         low, high = np.searchsorted(self._evicted_key, (key, key + 1))
         rows = self._trace.evictions[np.sort(self._evicted[low:high])]
-        before = rows[(rows["step"] < first) | ((rows["step"] < end) & (rows["by_layer"] < layer))]
+        earlier = rows["by_layer"] < layer
+        earlier |= (rows["by_layer"] == layer) & (rows["by_expert"] == expert)  # to free memory
+        before = rows[(rows["step"] < first) | ((rows["step"] < end) & earlier)]
         if not len(before):
             return None, None
         last = before[-1]

@@ -143,6 +143,8 @@ def why(found: Explanation, miss: Miss) -> str:
     layer, expert = miss.evicted_by
     name = found.names.get(miss.evicted_at, f"step {miss.evicted_at}")
     when = "earlier in this call" if miss.evicted_at >= found.step else f"at {name}"
+    if (layer, expert) == (miss.layer, miss.expert):
+        return f"evicted {when} because memory was short"
     return f"evicted {when} for layer {layer}'s expert {expert}"
 
 

@@ -135,7 +135,8 @@ class Recorder:
 
     def _evict(self, event: Evicted) -> None:
         layer, expert, _, by_layer, by_expert = event
-        step = self._first_need(by_expert)
+        for_memory = (layer, expert) == (by_layer, by_expert)
+        step = self._call.first if for_memory else self._first_need(by_expert)
         self._call.evictions.append((step, layer, expert, by_layer, by_expert))
 
     def _first_need(self, expert: int) -> int:

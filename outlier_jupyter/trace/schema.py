@@ -27,7 +27,7 @@ EVICTION = np.dtype(
         ("by_expert", np.int16),
     ]
 )
-"""One expert that lost its slot to (by_layer, by_expert)."""
+"""One expert that lost its slot to (by_layer, by_expert); itself, if memory was short."""
 
 PREFETCHED = np.dtype(
     [

@@ -161,7 +161,9 @@ export class Header {
     if (this.store.state.stale && this.store.running) {
       return "Some messages were lost; the view catches up with the next snapshot.";
     }
-    return (this.store.running && this.#message) || (this.store.info.branched ?? "");
+    const { branched, memory_note } = this.store.info;
+    const notes = [branched, memory_note].filter(Boolean).join(" ");
+    return (this.store.running && this.#message) || notes;
   }
 
   async #stop(): Promise<void> {

@@ -20,6 +20,8 @@ export interface Info {
   reader_note?: string;
   expert_nbytes?: number;
   changed_output?: string;
+  /** That the cache is smaller for a while, because memory was short. */
+  memory_note?: string;
   /** The eviction policy, and in a few words what it evicts first. */
   policy?: string;
   evicts?: string;

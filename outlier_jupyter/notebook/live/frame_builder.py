@@ -28,6 +28,7 @@ from ...events import (
     PagedIn,
     PromptEncoded,
     ResidentLayers,
+    Resized,
     Routed,
     RunDone,
     Served,
@@ -66,6 +67,7 @@ _MAY_EMIT = {
     Served: False,
     ResidentLayers: False,
     StepDone: False,
+    Resized: False,
     TextProduced: True,
     RunDone: True,
 }
@@ -221,6 +223,8 @@ class FrameBuilder:
             elif kind is TextProduced:
                 self._text_units += utf16_units(event.text)
                 pending.add_text(event.text, self._text_units)
+            elif kind is Resized:
+                self._slots = event.slots
             elif kind is PromptEncoded:
                 self._prompt_tokens = len(event.tokens)
             elif kind is RunDone:

@@ -22,6 +22,7 @@ from ...runs.run import Interrupted, Run
 from ...system.interactive import attended
 from ..worker import on_this_thread
 from .divergence import DivergenceLine
+from .memory_note import MemoryNote
 from .finished_run import frame_of_run
 from .frame_builder import FrameBuilder
 from .frames import Frame
@@ -47,6 +48,7 @@ def show_run(
     unsubscribe = [
         engine.subscribe(frames, *NextRunFrames.KINDS),
         engine.subscribe(on_this_thread(divergence), *DivergenceLine.KINDS),
+        engine.subscribe(on_this_thread(MemoryNote(view, engine)), *MemoryNote.KINDS),
     ]
     run = None
     try:

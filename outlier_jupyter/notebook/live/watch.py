@@ -26,6 +26,7 @@ from ...values import checked, rate
 from ..engine_handle import engine_of
 from ..worker import Worker, on_this_thread
 from .divergence import DivergenceLine
+from .memory_note import MemoryNote
 from .show import NextRunFrames
 from .widget import LiveView, header
 
@@ -152,6 +153,7 @@ class RunningView(LiveView):
         unsubscribe = [
             engine.subscribe(frames, *NextRunFrames.KINDS),
             engine.subscribe(on_this_thread(divergence), *DivergenceLine.KINDS),
+            engine.subscribe(on_this_thread(MemoryNote(self, engine)), *MemoryNote.KINDS),
             engine.subscribe(on_this_thread(on_event), PromptEncoded),
         ]
         try:
