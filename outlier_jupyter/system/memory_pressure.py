@@ -2,7 +2,8 @@
 
 On Linux the kernel reports stalls for memory (PSI): of the process's own control group where
 version 2 has it, else of the machine. On macOS the system's pressure level is looked at once a
-second. Both are a `PressureSource`; one thread of the process waits for it and calls whoever registered.
+second. Both are a `PressureSource`; one thread of the process waits for it and calls those who
+registered.
 """
 
 from __future__ import annotations

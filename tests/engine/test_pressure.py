@@ -1,4 +1,4 @@
-"""Memory pressure: the cache shrinks before a call, says so, and grows back; tokens stay the same."""
+"""Memory pressure: the cache shrinks before a call, reports it, grows back; tokens are the same."""
 
 from __future__ import annotations
 

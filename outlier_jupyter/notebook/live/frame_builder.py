@@ -198,16 +198,14 @@ class FrameBuilder:
                 if call.tokens > 1:
                     call.read_rows.append(call.first_need(layer, expert, width))
             elif kind is Evicted:
-                layer, expert, _, _, _ = event
-                move(2 * (layer * width + expert))
+                move(2 * (event.layer * width + event.expert))
                 pending.evictions += 1
             elif kind is Routed:
                 call.routed.append(event)
                 if call.tokens > 1:
                     call.last, call.needs = event, None
             elif kind is Served:
-                _, _, ns, experts_ns, report_ns = event
-                call.add_served(ns, experts_ns, report_ns)
+                call.add_served(*event[2:])
             elif kind is Waited:
                 _, wait_ns, install_ns = event
                 call.wait_ns += wait_ns

@@ -22,10 +22,10 @@ from ...runs.run import Interrupted, Run
 from ...system.interactive import attended
 from ..worker import on_this_thread
 from .divergence import DivergenceLine
-from .memory_note import MemoryNote
 from .finished_run import frame_of_run
 from .frame_builder import FrameBuilder
 from .frames import Frame
+from .memory_note import MemoryNote
 from .widget import LiveView, header
 
 
