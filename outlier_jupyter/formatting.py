@@ -33,6 +33,15 @@ def small(value: float) -> str:
     return f"< {LEAST}" if value > 0 else f"> -{LEAST}"
 
 
+def interval(low: float, high: float) -> str:
+    """Both ends with the same decimals, those of the larger in three digits: -0.001 to 0.245."""
+    largest = max(abs(low), abs(high))
+    if not math.isfinite(largest) or largest == 0:
+        return f"{three(low)} to {three(high)}"
+    decimals = max(0, 2 - math.floor(math.log10(largest)))
+    return " to ".join(f"{round(end, decimals) + 0.0:,.{decimals}f}" for end in (low, high))
+
+
 def p_text(value: float) -> str:
     """A p-value: p = 0.004, p < 0.001."""
     if 0 <= value < LEAST:

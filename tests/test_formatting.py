@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outlier_jupyter.formatting import answer_text, count, p_text, percent, size_words, small, three
+from outlier_jupyter.formatting import (
+    answer_text,
+    count,
+    interval,
+    p_text,
+    percent,
+    size_words,
+    small,
+    three,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,17 @@ def test_a_printed_share_is_the_share(counts):
 def test_numbers_near_zero_are_bounds(value, text):
     """Smaller than a thousandth is no number to read."""
     assert small(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(-0.0007, 0.2453, "-0.001 to 0.245"), (-0.0003, 0.2453, "0.000 to 0.245"),
+     (-0.0474, 0.0851, "-0.0474 to 0.0851"), (-12.34, 1.2, "-12.3 to 1.2"), (0, 0, "0 to 0"),
+     (float("nan"), float("nan"), "– to –")],
+)  # fmt: skip
+def test_the_ends_of_an_interval_have_the_same_decimals(low, high, text):
+    """So none of them is a bound such as "> -0.001", and no false digits stand beside true ones."""
+    assert interval(low, high) == text
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))

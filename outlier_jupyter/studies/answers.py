@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..formatting import Table, count, p_text, percent, size_words, small, three
+from ..formatting import Table, count, interval, p_text, percent, size_words, small, three
 from ..paging.interventions import expert_names
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def ablation_table(found: Ablation) -> Table:
     if len(every) > 1:
         every = [*every[: PAIRS - 1], ("all", None)]
     for name, i in every:
-        low, high = (small(value) for value in found.interval("change", i))
         agree = np.concatenate(found.agrees) if i is None else found.agrees[i]
         rows.append([
             name if len(name) < 24 else f"{name[:23]}…",
-            f"{len(agree):,}", small(found.mean("change", i)), f"{low} to {high}",
+            f"{len(agree):,}", small(found.mean("change", i)),
+            interval(*found.interval("change", i)),
             small(found.p("change", i)), small(found.mean("kl", i)),
             percent(float(agree.mean())),
         ])  # fmt: skip
@@ -190,7 +190,8 @@ def comparison_notes(found: Comparison) -> list[str]:
         f"{found.slots:,} slots, empty or (warm) as {found.names[0]} began"
     )
     domains = [found.domains_text()] if found.domains else []
-    return [*domains, *found.warnings, about]
+    sizes = {pair.open_size: None for pair in found.pairs.values() if pair.open_size}
+    return [*domains, *found.warnings, about, *sizes]
 
 
 def cautions(names: Sequence[str], traces: Sequence[Trace]) -> list[str]:

@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 from ..aliases import alias
 from ..display import draw
 from ..errors import OptionError
-from ..formatting import answer_text, small
+from ..formatting import answer_text, interval, small
 from ..runs.run import Run
 from ..runs.token_experts import by_name
 from ..trace import Trace
@@ -267,10 +267,10 @@ class Comparison:
             finding = "no layer is routed differently beyond chance"
         else:
             top = max(layers.tolist(), key=lambda layer: float(pair.excess[layer]))
-            low, high = (small(float(ends[top])) for ends in (pair.low, pair.high))
+            ends = interval(float(pair.low[top]), float(pair.high[top]))
             finding = (
                 f"{len(layers)} of {len(pair.js)} layers are routed differently beyond chance, "
-                f"most layer {top} ({low} to {high} bits above chance, 95 % interval); "
+                f"most layer {top} ({ends} bits above chance, 95 % interval); "
                 f"{len(self.experts(i, j))} experts differ"
             )
         seen, chance = (small(float(np.nanmean(x))) for x in (pair.js, pair.expected))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FEWEST = 32
 """With fewer tokens a rate is too uncertain to be called a finding."""
+ROUGH = 0.25
+"""A prediction whose median error on the run's own calls is larger is called rough."""
 SIZES = 9
 """The most cache sizes in the small table."""
 
@@ -132,14 +134,16 @@ def what_if_answer(
         notes.append(f"only {count(tokens, 'token')} decoded: too few to tell for longer answers")
     if frame.attrs["note"]:
         notes.append(f"not exactly the run: {frame.attrs['note']}")
+    bounds = (POLICIES[name] for name in dict.fromkeys(frame.policy))
+    notes += [f"{spec.name} {spec.help}" for spec in bounds if spec.make is None]
     if isfinite(replays.cost.compute):
         notes.append(f"speeds are predicted: {replays.cost}")
-    sentence = _prediction(replays.row(policy, size), now, own_policy, total)
+    sentence = _prediction(replays.row(policy, size), now, own_policy, total, replays.cost.residual)
     return WhatIfAnswer(trace, sentence, _sizes(frame, own, policy), tuple(notes), frame)
 
 
-def _prediction(then: Row, now: Row | None, own_policy: str, total: int) -> str:
-    """What the cache of row `then` would give, beside the run's own."""
+def _prediction(then: Row, now: Row | None, own_policy: str, total: int, residual: float) -> str:
+    """What the cache of row `then` would give, beside the run's own; `residual` is of its cost."""
     if not then["decode_lookups"]:
         return "No token was decoded, so there are no lookups to replay."
     gb, size = then["gb"], count(then["slots"], "slot")
@@ -157,17 +161,22 @@ def _prediction(then: Row, now: Row | None, own_policy: str, total: int) -> str:
         cache = f"The cache holds all {total:,} experts: more would change nothing. {cache}"
     if then["decode_hits"] == now["decode_hits"]:
         return f"{cache}, {hits}, as now."
-    return f"{cache}, {hits} instead of {percent(now['decode_hit_rate'])}: {_faster(then, now)}."
+    before = percent(now["decode_hit_rate"])
+    return f"{cache}, {hits} instead of {before}: {_faster(then, now, residual)}."
 
 
-def _faster(then: Row, now: Row) -> str:
+def _faster(then: Row, now: Row, residual: float) -> str:
     ratio = then["tokens_per_second"] / (now["tokens_per_second"] or float("nan"))
     if not isfinite(ratio):
         read = size_words(then["decode_bytes"])
         return f"{read} would be read in decode instead of {size_words(now['decode_bytes'])}"
     if abs(ratio - 1) < 0.05:
         return "about as fast"
-    return f"by prediction about {ratio:.2g} × " + ("faster" if ratio > 1 else "as fast")
+    rough = f" (a rough one: {percent(round(residual, 2))} off on its own calls)"
+    return (
+        f"by prediction{rough if residual > ROUGH else ''} about {ratio:.2g} × "
+        f"{'faster' if ratio > 1 else 'as fast'}"
+    )
 
 
 def factor_text(factor: float) -> str:

@@ -93,6 +93,16 @@ class RoutingDivergence:
         """Divergence minus its mean by chance: float64 [layers], bits; may be below 0."""
         return self.js - self.expected
 
+    @property
+    def open_size(self) -> str:
+        """Why a layer that differs may have an interval that reaches 0; "" if none has."""
+        if not (self.low[self.differing()] <= 0).any():
+            return ""
+        return (
+            "an interval that reaches 0 leaves open how much a layer differs; that it differs "
+            "beyond chance is the permutation test's finding"
+        )
+
     def differing(self, alpha: float = 0.05) -> Ints:
         """The layers that differ at a false discovery rate of `alpha`; none under a `caution`."""
         if self.caution:

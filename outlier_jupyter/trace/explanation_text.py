@@ -26,10 +26,10 @@ def headline(found: Explanation) -> str:
     if isnan(found.usual_ms):
         return f"{what}."
     times = found.ms / found.usual_ms if found.usual_ms else float("nan")
-    return (
-        f"{what}, {three(round(times, 2))} × the run's median of {three(found.usual_ms)} ms; "
-        f"{percent(found.slower_than)} of its tokens were faster."
-    )
+    faster = "none of its tokens was faster"
+    if found.slower_than:
+        faster = f"{percent(found.slower_than)} of its tokens were faster"
+    return f"{what}, {_times(times)} × the run's median of {three(found.usual_ms)} ms; {faster}."
 
 
 def cause(found: Explanation) -> str:
@@ -41,9 +41,11 @@ def cause(found: Explanation) -> str:
     if abs(extra) < 0.1 * found.usual_ms:
         return ""  # as the headline says
     most = max(more, key=lambda name: more[name] if extra > 0 else -more[name])
+    # Medians of parts do not add up to the median of the calls: the largest may be less than half.
+    due = "mostly due to" if abs(more[most]) > abs(extra) / 2 else "the largest part of it in"
     return (
-        f"It took {three(abs(extra))} ms {'more' if extra > 0 else 'less'} than the median, mostly "
-        f"due to {part_name(most)}: {three(found.parts[most])} ms instead of "
+        f"It took {three(abs(extra))} ms {'more' if extra > 0 else 'less'} than the median, {due} "
+        f"{part_name(most)}: {three(found.parts[most])} ms instead of "
         f"{three(found.usual[most])} ms."
     )
 
@@ -159,9 +161,10 @@ def limits(found: Explanation) -> list[str]:
         else:
             wait = f"it waited {three(waited)} ms"
             if waited > 0:
-                wait += f", {three(round(waited / disk.ms, 2))} times that"
+                wait += f", {_times(waited / disk.ms)} times that"
+            # No "at least": single reads may be faster than this rate, or begin before the wait.
             lines.append(
-                f"Disk: reading {size_words(disk.nbytes)} takes at least {three(disk.ms)} ms at "
+                f"Disk: reading {size_words(disk.nbytes)} takes {three(disk.ms)} ms at "
                 f"{size_words(disk.rate)}/s ({disk.source}); {wait}."
             )
     memory = found.memory
@@ -177,7 +180,7 @@ def limits(found: Explanation) -> list[str]:
             f"Memory: reading the {size_words(memory.nbytes)} of weights that it used takes at "
             f"least {three(memory.ms)} ms at {size_words(memory.rate)}/s ({memory.source}); "
             f"without waiting for the disk it took {three(rest)} ms, "
-            f"{three(round(rest / memory.ms, 2))} times that."
+            f"{_times(rest / memory.ms)} times that."
         )
     return lines
 
@@ -194,6 +197,11 @@ def miss_text(found: Explanation, miss: Miss) -> str:
 def _listed(texts: Sequence[str]) -> str:
     """Of a list: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def _times(ratio: float) -> str:
+    """A ratio: three digits from 1, two below: 4.82, 0.27."""
+    return three(ratio) if not ratio < 0.995 else f"{ratio:.2g}"
 
 
 def _few(count: int, of: int) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from ..display import draw
 from ..errors import OptionError
 from ..events import DECODE
-from ..formatting import Table, count, percent, size_words, small, three
+from ..formatting import Table, count, interval, percent, size_words, small, three
 from ..values import one_of
 from .answers import FrameAnswer
 from .divergence import RoutingDivergence, part
@@ -186,10 +186,10 @@ def _finding(routing: RoutingDivergence) -> str:
     if not len(layers):
         return "no layer is routed differently beyond chance"
     top = max(layers.tolist(), key=lambda layer: float(routing.excess[layer]))
-    low, high = (small(float(ends[top])) for ends in (routing.low, routing.high))
+    ends = interval(float(routing.low[top]), float(routing.high[top]))
     return (
         f"{len(layers)} of {len(routing.js)} layers are routed differently beyond chance, most "
-        f"layer {top} ({low} to {high} bits above chance)"
+        f"layer {top} ({ends} bits above chance)"
     )
 
 
@@ -207,6 +207,8 @@ def _notes(
         f"{routing.permutations:,} permutations of blocks of {routing.block} tokens, corrected for "
         f"{len(routing.js)} layers"
     )
+    if routing.open_size:
+        yield routing.open_size
     if halves is not None and not halves.caution:
         longer = names[int(sides[1].sum() > sides[0].sum())]
         drift, found = (small(float(np.nanmean(each.excess))) for each in (halves, routing))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from pathlib import Path
 
 import pytest
 
@@ -379,6 +380,21 @@ def test_ablate_and_sweep_are_their_functions(loaded, capsys, tmp_path):
     ):
         with pytest.raises(OptionError, match=message):
             loaded.run_line_magic("outlier", line)
+
+
+def test_a_run_s_name_in_place_of_a_file_writes_that_run(loaded, capsys, monkeypatch, tmp_path):
+    """`report first` writes the run `first` to first.html, not the last run to a file `first`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "last"):
+        loaded.run_cell_magic("outlier", f"--max-tokens 2 --quiet -o {name}", f"prompt {name}")
+    capsys.readouterr()
+    for line in ("report first", "save first", "save last.safetensors --run first", "report page"):
+        loaded.run_line_magic("outlier", line)
+    files = ["first.html", "first.safetensors", "last.safetensors", "page.html"]
+    assert capsys.readouterr().out.split() == files == sorted(p.name for p in tmp_path.iterdir())
+    assert "prompt first" in Path("first.html").read_text()
+    assert "prompt last" in Path("page.html").read_text()
+    assert {Run.load(name).prompt for name in files[1:3]} == {"prompt first"}
 
 
 def test_a_repeated_cell_is_its_last_run_with_all_of_them(loaded, capsys):

@@ -9,6 +9,9 @@ import pytest
 
 from outlier_jupyter import ablate, compare, sweep
 from outlier_jupyter.formatting import three
+from outlier_jupyter.notebook.render.static.answer_charts import of_layers
+from outlier_jupyter.notebook.render.static.scene import BOTTOM, Line
+from outlier_jupyter.studies.answers import comparison_notes
 from tests.studies.test_compare import sticky
 
 TEXT = {"continuations": [", and good bye"], "quiet": True}
@@ -67,6 +70,22 @@ def test_a_comparison_names_what_differs_and_what_reads_more():
     assert (
         len(frame) == 4 and frame.differs.all() and frame.js.tolist() == list(found.pairs[0, 1].js)
     )
+
+
+def test_an_interval_that_reaches_0_has_a_note():
+    """A layer beyond chance whose interval reaches 0 gets a note, and its whisker is not cut."""
+    found = compare({"a": sticky(1), "b": sticky(3, liking=5)}, permutations=99)
+    assert not any("reaches 0" in note for note in comparison_notes(found))
+    pair = found.pairs[0, 1]
+    wide = replace(pair, low=np.full(4, -0.0004), high=np.full(4, 0.25))
+    found = replace(found, pairs={(0, 1): wide})
+    assert "leaves open how much a layer differs; that it differs" in comparison_notes(found)[-1]
+    assert "(0.000 to 0.250 bits above chance, 95 % interval)" in found.pair_text(0, 1)
+    assert "<td>0.000 to 0.250</td>" in found._repr_html_()
+    lowest = replace(wide, low=np.full(4, -0.1))
+    lines = next(mark for mark in of_layers(lowest, "a and b").marks
+                 if isinstance(mark, Line) and mark.role == "ink")  # fmt: skip
+    assert max(line[:, 1].max() for line in lines.pieces) < BOTTOM
 
 
 def test_a_comparison_of_short_runs_is_too_little():

@@ -11,6 +11,7 @@ import pytest
 
 from outlier_jupyter.formatting import percent
 from outlier_jupyter.trace.answers import measures_answer, what_if_answer
+from outlier_jupyter.trace.cost_model import Cost
 from outlier_jupyter.trace.routing_measures import routing_measures
 from outlier_jupyter.trace.what_if import WhatIf, what_if
 from tests.notebook.conftest import build
@@ -46,6 +47,17 @@ def test_what_if_answers_about_the_size_requested():
     assert percent(row["decode_hit_rate"]) in answer.sentence
     whole = what_if_answer(LONG, [sum(LONG.info.experts_per_layer)])
     assert len(whole.table) == 2 and whole.table[1][1] == f"{sum(LONG.info.experts_per_layer)}"
+
+
+def test_what_if_names_its_bound_and_a_rough_prediction(monkeypatch):
+    """What belady is stands below; a cost that fits its own calls badly is called rough above."""
+    monkeypatch.setattr("outlier_jupyter.trace.what_if.fit", lambda _: Cost(1e6, 1e5, 1.0, 0.565))
+    answer = what_if_answer(LONG, [8])
+    assert "belady knows the future: the bound of all" in answer.notes
+    assert re.search(r"by prediction \(a rough one: 56 % off on its own calls\)", answer.sentence)
+    monkeypatch.setattr("outlier_jupyter.trace.what_if.fit", lambda _: Cost(1e6, 1e5, 1.0, 0.05))
+    answer = what_if_answer(LONG, [8], ["lru"])
+    assert "rough" not in answer.sentence and not any("belady" in note for note in answer.notes)
 
 
 def test_few_tokens_are_named_as_few():

@@ -160,6 +160,27 @@ def test_three_sentences_explain_a_token_to_a_stranger(run):
     ]
 
 
+def test_the_headline_compares_without_claiming_too_much(run):
+    """Mostly is more than half; the fastest token is called so; a ratio has no false digits."""
+    found = next(each for each in map(run.explain, range(2, 21)) if each.misses)
+    fast = replace(
+        found, name="token 20", ms=3.37, usual_ms=12.6, slower_than=0.0, usual={"read_wait": 3.92},
+        parts={"read_wait": 0.656},
+    )  # fmt: skip
+    assert str(fast).startswith(
+        "token 20 took 3.37 ms, 0.27 × the run's median of 12.6 ms; none of its tokens was faster."
+        "\nIt took 9.23 ms less than the median, the largest part of it in waiting for reads: "
+        "0.656 ms instead of 3.92 ms."
+    )
+    slow = replace(fast, ms=15.0, slower_than=0.9, parts={"read_wait": 6.0})
+    assert "90 % of its tokens were faster." in str(slow)
+    assert "2.40 ms more than the median, mostly due to waiting for reads: 6 ms" in str(slow)
+    quick = replace(fast, disk=replace(found.disk, nbytes=249_000, rate=367e6))
+    line = next(line for line in str(quick).splitlines() if line.startswith("Disk:"))
+    assert line.startswith("Disk: reading 249 kB takes 0.678 ms at 367 MB/s (")
+    assert line.endswith("; it waited 0.656 ms, 0.97 times that.")
+
+
 def test_limits_are_measured_or_unknown(run):
     """A limit is bytes over a rate; without rate or dense size it is unknown, with the reason."""
     trace = replace(run.trace, info=replace(run.trace.info, memory_rate=0.0))

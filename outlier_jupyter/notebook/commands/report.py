@@ -6,19 +6,23 @@ import argparse
 from typing import Any
 
 from .command import Command, Session
-from .run_selection import add_run, selected_run
+from .run_selection import add_run, run_and_file
 
 REPORT = "outlier-report.html"
 """The default file, in the working folder."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", help=f"the file to write ({REPORT})")
+    parser.add_argument(
+        "path", nargs="?", default=REPORT,
+        help=f"the file to write ({REPORT}), or the variable that holds the run: NAME.html",
+    )  # fmt: skip
     add_run(parser)
 
 
 def _run(session: Session, args: dict[str, Any]) -> None:
-    session.write(f"{selected_run(session, args).report(args.get('path', REPORT))}\n")
+    run, path = run_and_file(session, args, ".html")
+    session.write(f"{run.report(path)}\n")
 
 
 COMMAND = Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from ...errors import OptionError
@@ -45,6 +46,20 @@ def selected_run(session: Session, args: Mapping[str, Any]) -> Run:
     if last is None and not runs:
         raise OptionError("there is no run yet: run a prompt first, or load one with Run.load")
     return next(reversed(named(runs).values())) if last is None else last
+
+
+def run_and_file(session: Session, args: Mapping[str, Any], ending: str) -> tuple[Run, str]:
+    """The run to write, and the file: `report run` writes the run in the variable `run`.
+
+    Other commands take a run's name in that place. A path that names a run, without `--run`, means
+    this run and a file of its name; a path without an ending gets `ending`.
+    """
+    path = str(args["path"])
+    variables = session.variables
+    if args.get("run") is None and path in list(variables) and isinstance(variables[path], Run):
+        args = {**args, "run": path}
+    run = selected_run(session, args)
+    return run, path if PurePath(path).suffix else f"{path}{ending}"
 
 
 def selected_runs(session: Session, args: Mapping[str, Any]) -> dict[str, Run | Trace]:

@@ -6,16 +6,19 @@ import argparse
 from typing import Any
 
 from .command import Command, Session
-from .run_selection import add_run, selected_run
+from .run_selection import add_run, run_and_file
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="the file to write")
+    parser.add_argument(
+        "path", help="the file to write, or the variable that holds the run: NAME.safetensors"
+    )
     add_run(parser)
 
 
 def _run(session: Session, args: dict[str, Any]) -> None:
-    session.write(f"{selected_run(session, args).save(args['path'])}\n")
+    run, path = run_and_file(session, args, ".safetensors")
+    session.write(f"{run.save(path)}\n")
 
 
 COMMAND = Command(

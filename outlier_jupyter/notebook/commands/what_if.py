@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+BOUND = next(spec for spec in POLICIES.values() if spec.make is None)
+"""The policy that only a replay can have."""
+
+
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slots", type=int, action="append", metavar="N", help="a cache size; repeatable"
     )
     parser.add_argument(
         "--policy", dest="policies", action="append", metavar="|".join(POLICIES),
-        help="a cache policy; repeatable",
+        help=f"a cache policy; repeatable; {BOUND.name} {BOUND.help}",
     )  # fmt: skip
     parser.add_argument(
         "--figure", "--slider", action="store_true", default=None,

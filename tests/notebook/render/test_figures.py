@@ -11,6 +11,7 @@ import pytest
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.events import DECODE
 from outlier_jupyter.notebook.render.figures import MAX_BINS, Figures
+from outlier_jupyter.notebook.render.figures.style import log_ticks
 from outlier_jupyter.notebook.render.palette import EITHER
 from outlier_jupyter.trace import Trace
 from outlier_jupyter.trace.measures import (
@@ -111,6 +112,8 @@ def test_latency_turns_logarithmic_for_one_slow_read(make_trace: MakeTrace) -> N
     trace.reads["ns"][-1] = 100 * trace.reads["ns"].max()
     axis = Figures(trace).latency().layout.yaxis
     assert axis.type == "log" and "log" in axis.title.text
+    assert list(axis.ticktext) == [f"{value:,.10g}" for value in axis.tickvals]
+    assert log_ticks(0.15, 15)[:4] == [0.1, 0.2, 0.5, 1] and log_ticks(1e-3, 1e3)[1] == 0.01
 
 
 def test_long_runs_are_binned(make_trace: MakeTrace) -> None:

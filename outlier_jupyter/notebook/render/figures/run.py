@@ -30,7 +30,7 @@ from ....values import integer, texts
 from ..palette import EITHER, colorscale
 from ..static.text import model_words, no_reads, no_routing, token_words
 from .cache_sizes import sizes_figure
-from .style import matrix_axes, no_data, titled_run, token_axis
+from .style import log_ticks, matrix_axes, no_data, titled_run, token_axis
 
 MAX_BINS = 2000
 """Longer runs are drawn in bins: more bars than pixels would only slow the browser."""
@@ -134,7 +134,11 @@ class Figures:
         for part in _latencies(trace, line):
             figure.add_trace(part, row=1, col=1)
         if _needs_log(line.latency_ms):
-            figure.update_yaxes(type="log", title_text="read latency (ms, log)", row=1, col=1)
+            at = log_ticks(np.nanmin(line.latency_ms), np.nanmax(line.latency_ms))
+            figure.update_yaxes(
+                type="log", title_text="read latency (ms, log)", row=1, col=1,
+                tickvals=at, ticktext=[f"{value:,.10g}" for value in at],
+            )  # fmt: skip
         else:
             figure.update_yaxes(rangemode="tozero", row=1, col=1)
         figure.add_trace(_megabytes(trace, line), row=2, col=1)

@@ -7,6 +7,7 @@ transparent background and one palette that is legible on light and dark.
 from __future__ import annotations
 
 from html import escape
+from math import ceil, floor, log10
 from textwrap import wrap
 
 import plotly.graph_objects as go
@@ -108,6 +109,16 @@ def matrix_axes(figure: go.Figure, layers: int) -> None:
         xaxis={"title": "expert", **whole},
         yaxis={"title": "layer", "range": [max(layers, 1) - 0.5, -0.5], **whole},
     )
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each power of ten around `low` and `high`; over three of them, 1 alone.
+
+    Plotly's own ticks are labelled 2 and 5 without their power.
+    """
+    first, last = floor(log10(low)), ceil(log10(high))
+    steps = (1, 2, 5) if last - first <= 4 else (1,)
+    return [step * 10.0**power for power in range(first, last + 1) for step in steps]
 
 
 def token_axis(figure: go.Figure, trace: Trace, row: int) -> None:

@@ -149,7 +149,7 @@ def of_layers(pair: RoutingDivergence, names: str) -> s.Scene:
     )  # fmt: skip
     x = s.Scale(-0.5, layers - 0.5, s.LEFT, s.RIGHT)
     high = float(np.nanmax(np.append(pair.high[np.isfinite(pair.high)], values.max(initial=0))))
-    low = min(0.0, float(values.min(initial=0)))
+    low = min(0.0, float(values.min(initial=0)), *pair.low[np.isfinite(pair.low)].tolist())
     y = s.Scale(low * 1.1, high * 1.08 or 1.0, s.BOTTOM, s.TOP)
     s.y_axis(scene, y, "bits", s.ticks(y.low, y.high, 4), lines=True)
     s.x_axis(scene, x, "layer")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ....formatting import percent, size_words, small, three
+from ....formatting import interval, percent, size_words, small, three
 from ....runs.run import Run
 from ....studies.answers import comparison_notes, pairs_table
 from ..class_colours import COLOURS, class_numbers
@@ -130,15 +130,15 @@ def _layers(found: Comparison, i: int, j: int) -> str:
         value = float(pair.excess[layer])
         wide = 0 if np.isnan(value) else max(0.0, 120 * value / top)
         bar = f'<span class="oj-bar" style="width:{wide:.0f}px"></span>'
-        interval = f"{small(float(pair.low[layer]))} to {small(float(pair.high[layer]))}"
+        ends = interval(float(pair.low[layer]), float(pair.high[layer]))
         finding = "beyond chance" if layer in sure else "within chance"
         rows.append(
-            f"<tr><td>{layer}</td><td>{bar}{small(value)}</td><td>{interval}</td>"
+            f"<tr><td>{layer}</td><td>{bar}{small(value)}</td><td>{ends}</td>"
             f"<td>{small(float(pair.q[layer]))}</td><td>{finding}</td></tr>"
         )
     head = "".join(
         f"<th>{name}</th>"
-        for name in ("layer", "bits above chance", "95 % interval", "q", "finding")
+        for name in ("layer", "bits above chance", "95 % interval", "corrected p", "finding")
     )
     body = (
         f'<div class="oj-wide" tabindex="0"><table class="oj-table"><thead><tr>{head}</tr></thead>'

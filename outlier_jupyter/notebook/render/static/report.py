@@ -147,7 +147,7 @@ def _caches(run: Run) -> Iterator[str]:
     head = (
         "slots",
         "of all",
-        "GB",
+        "size",
         *(f"{policy}: hit rate · read · tokens/s" for policy in POLICIES),
     )
     body = []
@@ -158,9 +158,10 @@ def _caches(run: Run) -> Iterator[str]:
             f"{three(row['tokens_per_second'])}"
             for row in mine
         ]
-        gb = three(mine[0]["gb"])
+        gb = mine[0]["gb"]
+        cache = size_words(gb * 1e9) if isfinite(gb) else "–"
         here = " ←" if size == trace.info.slots else ""
-        body.append((f"{size:,}{here}", percent(mine[0]["share"]), gb, *cells))
+        body.append((f"{size:,}{here}", percent(mine[0]["share"]), cache, *cells))
     chart = f'<div class="oj-charts">{image(caches(rows, trace))}</div>'
     yield _framed(chart + table(head, body))
     if caution := note(trace):
@@ -219,8 +220,8 @@ def _origin(run: Run) -> Iterator[str]:
         ("Cache policy", info.policy or "unknown"),
         ("Resident at the start", f"{len(run.trace.resident_at_start):,} experts"),
         ("Disk", f"{size_words(info.disk_rate)}/s, probed" if info.disk_rate else "not probed"),
-        ("Changed output", info.changed_output or "no"),
-        ("Not recorded", ", ".join(info.absent) or "all was recorded"),
+        ("Output", info.changed_output or "the model's own"),
+        ("Not recorded", ", ".join(info.absent) or "nothing"),
     ]
     rows += [
         (name.replace("_", " "), "not set" if value in (None, "", ()) else str(value))
