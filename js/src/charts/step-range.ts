@@ -30,7 +30,7 @@ export function capacityFor(n: number): number {
 }
 
 /** "token 12", or "prompt token 3". */
-export function stepName(step: number, shown: StepRange): string {
+export function stepName(step: number, shown: Pick<StepRange, "prompt" | "origin">): string {
   return `${shown.prompt ? "prompt token" : "token"} ${step - shown.origin + 1}`;
 }
 

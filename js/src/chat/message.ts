@@ -228,7 +228,7 @@ function factsOf({ numbers, ended }: Message): string {
   if (numbers.bytes_read !== undefined) parts.push(`${bytes(numbers.bytes_read)} read`);
   if (numbers.prompt !== undefined) {
     const reused = numbers.reused ? `, ${integer(numbers.reused)} of them from the KV cache` : "";
-    parts.push(`prompt ${integer(numbers.prompt)}${reused}`);
+    parts.push(`prompt of ${plural(numbers.prompt, "token")}${reused}`);
   }
   if (ENDED[ended]) parts.push(ENDED[ended]);
   return parts.join(" · ");

@@ -50,6 +50,18 @@ export class Pair {
     return Math.min(at + state.firstToken, state.steps.end - 1);
   }
 
+  /** The first step with other experts, prompt included; null if there is none, or it is not kept. */
+  otherExperts(): number | null {
+    const [a, b] = this.states.map(({ routing }) => routing);
+    if (a.first || b.first || a.width !== b.width || a.layers !== b.layers) return null;
+    const differs = (step: number, layer: number) =>
+      a.chosen(step, layer).some((expert) => !b.chose(step, layer, expert));
+    for (let step = 0; step < Math.min(a.end, b.end); step += 1) {
+      for (let layer = 0; layer < a.layers; layer += 1) if (differs(step, layer)) return step;
+    }
+    return null;
+  }
+
   /**
    * The number, from 0, of the first token that differs; null if none is known to. A run that has
    * ended differs where the other goes on.

@@ -1,6 +1,7 @@
 // Two runs side by side: one playhead, and the first token where their texts part.
 
 import { Focus } from "../charts/focus";
+import { stepName } from "../charts/step-range";
 import { isOver } from "../live/info";
 import { watchPlayheadKeys } from "../live/playhead-keys";
 import type { RunStore } from "../live/store";
@@ -28,6 +29,8 @@ export class CompareView {
   #later: ReturnType<typeof setTimeout> | undefined;
   #drawnAt = 0;
   #cost = 0;
+  /** Where the routing of both runs parts, in words, and of which messages. */
+  #routing = { of: "", text: "" };
 
   constructor(
     private readonly stores: readonly [RunStore, RunStore],
@@ -125,7 +128,8 @@ export class CompareView {
     this.#go.hidden = token === null;
     const some = this.stores.every(({ state }) => state.generated);
     const same = this.#running ? "The texts are the same so far." : "The texts are the same.";
-    setText(this.#parting, token !== null ? this.#describe(token) : some ? same : "");
+    const text = token !== null ? this.#describe(token) : some ? same : "";
+    setText(this.#parting, text && text + this.#routingText());
     for (const { text, store } of this.#sides) {
       text.markParting(token === null ? null : token + store.state.firstToken);
     }
@@ -138,6 +142,22 @@ export class CompareView {
       return text ? `${name} says ${text}` : `${name} says nothing visible`;
     });
     return `The texts part at token ${integer(token + 1)}: ${said.join(", ")}.`;
+  }
+
+  /** A sentence that begins with a space, once both runs are over; "" where it is not known. */
+  #routingText(): string {
+    const states = this.stores.map(({ state }) => state);
+    if (this.#running) return "";
+    const of = states.map(({ epoch, seq }) => `${epoch} ${seq}`).join();
+    if (of !== this.#routing.of) {
+      const step = this.#pair.otherExperts();
+      const first = Math.min(...states.map(({ firstToken }) => firstToken));
+      const at = { prompt: step !== null && step < first, origin: 0 };
+      if (!at.prompt) at.origin = first;
+      const text = step === null ? "" : ` Other experts are first chosen at ${stepName(step, at)}.`;
+      this.#routing = { of, text };
+    }
+    return this.#routing.text;
   }
 
   #showParting(): void {

@@ -153,7 +153,8 @@ export function usualMs(state: RunState): number {
     .column("tokenMs", state.firstToken + 1, steps.end)
     .slice()
     .sort();
-  const ms = times.length ? times[times.length >> 1] : Number.NaN;
+  const half = times.length >> 1; // two in the middle of an even number, as in Python
+  const ms = (times[half] + times[times.length % 2 ? half : half - 1]) / 2;
   medians.set(state, { seq, ms });
   return ms;
 }

@@ -159,7 +159,7 @@ test("an answer's run is docked, as the widget that Python names", async () => {
   open(state(1, [message(1, "q"), message(2, "a", { numbers })]), {}, { getWidget });
   await drawn();
   expect(textOf(".oj-assistant .oj-facts")).toMatch(
-    /24.tokens · 12.3 tokens\/s · hit rate in decode 91.2.% · 1.50?.MB read · prompt 55, 38 of/,
+    /24.tokens · 12.3 tokens\/s · hit rate in decode 91.2.% · 1.50?.MB read · prompt of 55.tokens, 38 of them/,
   );
   const run = named("Run 3");
   expect([run.title.includes("chat.run(3)"), run.getAttribute("aria-expanded")]).toEqual([
@@ -190,6 +190,20 @@ test("a page that cannot show a widget inside another shows the run's static vie
   const apart = [...page.host.querySelectorAll(".oj-run div")].find((each) => each.shadowRoot)!;
   expect(apart.shadowRoot!.querySelector("p")!.textContent).toBe("static");
   expect(sent()).toHaveLength(1);
+});
+
+test("watching says where earlier answers are, and names the latest beside an open run", async () => {
+  open(state(1, [message(1, "q"), message(2, "a", { numbers })]), { watch: true });
+  await drawn();
+  const [hint, name] = [".oj-watch .oj-facts", ".oj-watch strong"];
+  expect(textOf(hint)).toMatch(/next answer is shown here.*Run, below an answer, shows that one/);
+  expect([$(hint).hidden, $(name).hidden]).toEqual([false, true]);
+  page.model.set("run_shown", { run: 3, note: "" });
+  await drawn();
+  expect([$(hint).hidden, $(name).hidden]).toEqual([true, true]);
+  page.model.set("live", "IPY_MODEL_abc");
+  await drawn();
+  expect([$(hint).hidden, $(name).hidden, textOf(name)]).toEqual([true, false, "Latest answer"]);
 });
 
 test("a run that is no longer kept is replaced by a note", async () => {

@@ -45,17 +45,38 @@ function live(): MockModel {
   return new MockModel({ info: { model: "tiny", parts: PARTS }, status: "running" });
 }
 
-/** A run of `tokens` tokens whose text differs from others from token `other` on. */
-function finish(model: MockModel, tokens: number, other = Number.POSITIVE_INFINITY): void {
+/**
+ * A run of `tokens` tokens whose text differs from others from token `other` on, and whose experts
+ * from token `experts` on.
+ */
+function finish(
+  model: MockModel,
+  tokens: number,
+  other = Number.POSITIVE_INFINITY,
+  experts = Number.POSITIVE_INFINITY,
+): void {
   const run = new Synthetic(SHAPE);
   model.frame(encode(run.next(SHAPE.prompt, false, false)));
   for (let n = 0; n < tokens; n += 1) {
     const frame = run.next(1, true, n === tokens - 1);
     if (n + 1 >= other) frame.text = frame.text.replace(/[a-z]/g, "x");
+    if (n + 1 >= experts) frame.expertsOf[3] = 15 - frame.expertsOf[3];
     model.frame(encode(frame));
   }
   model.set("status", "length");
 }
+
+test("where the routing of two runs parts is said once both are over", async () => {
+  const [one, other] = [live(), live()];
+  await open(one, other);
+  finish(one, 12);
+  other.frame(encode(new Synthetic(SHAPE).next(SHAPE.prompt, false, false)));
+  await settled(host);
+  expect(text(".oj-parting")).not.toMatch(/experts/);
+  finish(other, 9, 4, 6);
+  await settled(host);
+  expect(text(".oj-parting")).toMatch(/x.*”. Other experts are first chosen at token 7.$/);
+});
 
 test("one playhead moves both runs, and the first different token is named and marked", async () => {
   const [one, other] = [live(), live()];

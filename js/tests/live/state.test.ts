@@ -3,6 +3,7 @@
 import { expect, test } from "vitest";
 import { stepName } from "../../src/charts/step-range";
 import { stepRange } from "../../src/live/draw-input";
+import { usualMs } from "../../src/live/explain-words";
 import { type Frame, NO_TOKEN } from "../../src/live/frames";
 import { KEPT_STEPS } from "../../src/live/limits";
 import { KEPT_MOVES, MoveLog, RoutingLog, StepLog } from "../../src/live/logs";
@@ -64,6 +65,18 @@ test("the state is the sum of the frames", () => {
   expect(state.steps.end).toBe(SHAPE.prompt + 20);
   expect(state.firstToken).toBe(SHAPE.prompt - 1);
   expect(state.generated).toBe(21);
+});
+
+test("the median time of an even number of tokens is the mean of the two in the middle", () => {
+  const usual = (tokens: number) => {
+    const state = new RunState();
+    frames(tokens).forEach((frame, n) => {
+      if (n) frame.steps.tokenMs[0] = n;
+      state.apply(frame);
+    });
+    return usualMs(state);
+  };
+  expect([usual(4), usual(5), usual(0)]).toEqual([2.5, 3, Number.NaN]);
 });
 
 test("a lost frame is noticed, and a snapshot repairs the state", () => {

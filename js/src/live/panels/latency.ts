@@ -54,7 +54,7 @@ export class LatencyPanel {
   draw(input: DrawInput): void {
     const { shown, theme, users: highlighted } = input;
     this.#input = input;
-    this.panel.setSubtitle("ms per read, by token");
+    this.panel.setSubtitle("ms per read");
     const { steps } = this.state;
     this.panel.setReadout(this.#readout(input.step), input.step !== null);
     this.#tools.draw();
