@@ -109,6 +109,8 @@ INLINED = (
     "simd",
     "tiles",
     "few_rows",
+    "attention_state",
+    "tile_registers",
     "system_calls",
     "vectors",
     "kernel_chain",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+from functools import lru_cache
 
 from llvmlite import binding
 from numba.core import config
@@ -34,9 +36,24 @@ WIDENS_F16 = "f16c" in FEATURES or platform.machine() in ("aarch64", "arm64")
 """Whether it converts float16 to float32; else LLVM calls a function that may be missing."""
 MULTIPLIES_BF16 = {"avx512bf16", "avx512vl"} <= FEATURES
 """Whether one instruction multiplies pairs of bfloat16 and adds them to float32."""
+HAS_TILES = MULTIPLIES_BF16 and {"amx-tile", "amx-bf16"} <= FEATURES
+"""Whether it has tile registers for such products (AMX); a process may use them if permitted."""
 USED = {
     "AVX-512": LANES == 16, "AVX2": HAS_AVX2, "VNNI": HAS_VNNI, "dot products": HAS_SDOT,
     "F16C": "f16c" in FEATURES, "BF16": MULTIPLIES_BF16,
+    "AMX": HAS_TILES,
 }  # fmt: skip
 VECTORS = ", ".join(name for name, there in USED.items() if there) or f"{LANES} lanes"
 """The features that the kernels use, by their marketing names; reported beside speeds."""
+
+
+ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18
+"""A system call of Linux on x86-64, its request for a register state, and that of tiles."""
+
+
+@lru_cache
+def tiles_permitted() -> bool:
+    """Whether this process may use tile registers: Linux grants them when it is first asked."""
+    if not HAS_TILES or platform.system() != "Linux":
+        return False
+    return bool(ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0)

@@ -152,6 +152,14 @@ class Emitter:
         a, b = (self.builder.bitcast(each, pairs) for each in (a, b))
         return self.intrinsic(f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", c.type, c, a, b)
 
+    def as_pairs(self, a: Value, b: Value) -> Value:
+        """16 float32 of a and of b as bfloat16, rounded to the nearest: one of each in a lane."""
+        kind = ir.VectorType(_BF16(), 32)
+        name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+        both = self.builder.bitcast(self.intrinsic(name, kind, b, a), vector(I16, 32))
+        order = [place for lane in range(16) for place in (lane, 16 + lane)]
+        return self.builder.bitcast(self.shuffle(both, both, order), vector(F32, 16))
+
     def floats(self, address: Value, kind: str, lanes: int) -> Value:
         """`lanes` numbers of type `kind` ("f32", "f16", "bf16", "e8m0") as float32."""
         wide = vector(F32, lanes)

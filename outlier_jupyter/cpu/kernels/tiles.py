@@ -84,7 +84,7 @@ def _as_kind(emit: Emitter, kind: str, x: Value, lanes: int) -> Value:
     return emit.builder.fptrunc(x, vector(F16, lanes))
 
 
-def _transposed(emit: Emitter, rows: list[Value]) -> list[Value]:
+def transposed(emit: Emitter, rows: list[Value]) -> list[Value]:
     """A square of float32: `len(rows)` vectors of as many lanes."""
     lanes = len(rows)
     low = [4 * block + i for block in range(lanes // 4) for i in (0, 1)]
@@ -150,7 +150,7 @@ def pack_keys(context, kind, keys, stride, count, width, out):
             whole = builder.udiv(words, emit.integer(LANES))
             with emit.loop(whole) as step:
                 at = builder.mul(step, emit.integer(nbytes * LANES))
-                found = _transposed(emit, [number(emit, emit.at(row, at), LANES) for row in rows])
+                found = transposed(emit, [number(emit, emit.at(row, at), LANES) for row in rows])
                 into = emit.at(to, builder.mul(step, emit.integer(4 * PANEL * LANES)))
                 for place, each_word in enumerate(found):
                     emit.store(each_word, emit.at(into, 4 * PANEL * place))

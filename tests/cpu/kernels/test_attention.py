@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outlier_jupyter.cpu.kernels import Cached, attend
+from outlier_jupyter.cpu.kernels import Attend, Cached, attend, attention
 from outlier_jupyter.cpu.kernels.tiles import pairs
+
+from .conftest import run
 
 PRECISION = {True: 2**-7, False: 1e-5}
 """Allowed difference, as a share of the largest value: queries and weights of pairs are rounded to
@@ -51,7 +53,10 @@ def by_float64(
 def test_attention_is_that_of_float64(data):
     """Any heads, widths, lengths and windows, with sinks or without, in every type of cache."""
     kind = data.draw(st.sampled_from(["f32", "f16", "bf16"]), "kind")
-    kv_heads, shared = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))
+    kv_heads, shared = (
+        data.draw(st.integers(1, 3)),
+        data.draw(st.sampled_from([1, 2, 4, 7, 8, 9, 20])),
+    )
     width, wide = (data.draw(st.sampled_from([8, 20, 48, 64, 128])) for _ in "kv")
     first, tokens = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 700))
     rows = data.draw(st.sampled_from([1, 1, 2, 17, 150]).filter(lambda n: n <= tokens), "rows")
@@ -90,3 +95,28 @@ def test_a_long_context_is_combined_from_its_chunks(kind, random):
     alone = attend(queries[1:], *cached, 0.125)
     together = attend(queries, *cached, 0.125)
     assert np.abs(alone[0] - together[1]).max() <= PRECISION[pairs(kind)] * np.abs(alone).max()
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("kind", ["f32", "bf16"])
+@pytest.mark.parametrize("tokens", [1, 37, 700])
+def test_keys_may_have_two_parts(tiles, kind, tokens, monkeypatch, random):
+    """As in latent attention, of any number of heads; with tile registers, if any, and without."""
+    if not tiles:
+        monkeypatch.setattr(attention, "tiles_permitted", lambda: False)
+    heads, width, more, room = 20, 64, 32, tokens + 1
+    queries, second = (
+        random.normal(size=(1, heads, size)).astype(np.float32) for size in (width, more)
+    )
+    latent, keys = as_stored(random.normal(size=(1, room, width)).astype(np.float32), kind)
+    turned, rest = as_stored(random.normal(size=(1, room, more)).astype(np.float32), kind)
+    out = np.empty(heads * width, np.float32)
+    attend_one = Attend(queries[0].ravel(), out, heads, 1, width, kind, 0.125, more=second.ravel())
+    cached = Cached(latent, kind)
+    attend_one.over(cached, cached, tokens, Cached(turned, kind))
+    run(attend_one.link)
+    whole = np.concatenate([keys, rest], axis=2)[:, :tokens]
+    wanted = by_float64(np.concatenate([queries, second], axis=2), whole, keys[:, :tokens], 0.125,
+                        None, 1 << 62)  # fmt: skip
+    found = out.reshape(1, heads, width)
+    assert np.abs(found - wanted).max() <= PRECISION[pairs(kind)] * np.abs(wanted).max()
