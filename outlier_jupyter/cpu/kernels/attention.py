@@ -28,9 +28,7 @@ from .attention_state import (
     COUNTERS,
     KEY_STEP,
     KEYS,
-    KEYS_AT,
     KV_HEADS,
-    MIXED_AT,
     MORE,
     MORE_KEYS,
     MORE_QUERIES,
@@ -38,13 +36,11 @@ from .attention_state import (
     OUT_STEP,
     PARTS,
     QUERIES,
-    SCORES_AT,
     SCRATCH,
     SCRATCH_STEP,
     SHARED,
     SINKS,
     SPREAD,
-    STATE_AT,
     TILE,
     TILES,
     TOKEN_STEP,
@@ -52,7 +48,6 @@ from .attention_state import (
     VALUE_STEP,
     VALUE_WIDTH,
     VALUES,
-    VALUES_AT,
     WIDTH,
     WINDOW,
     WORKERS,
@@ -60,6 +55,7 @@ from .attention_state import (
     combine,
     end,
     end_turn,
+    places,
     queries_in_lanes,
     split,
     whole_rows,
@@ -103,13 +99,7 @@ def attention_task(kind: str) -> int:
         key_row, value_row, words = width * nbytes, wide * nbytes, (width + more) // 2
         mixed_row = -(-wide // PANEL) * PANEL * 4
         queries = int_at(arguments, SCRATCH) + turn * int_at(arguments, SCRATCH_STEP)
-        in_lanes = queries + int_at(arguments, KEYS_AT)
-        room = queries + int_at(arguments, VALUES_AT)
-        scores = queries + int_at(arguments, SCORES_AT)
-        mixed = queries + int_at(arguments, MIXED_AT)
-        tops = queries + int_at(arguments, STATE_AT)
-        height = whole_rows(size * shared)
-        totals, factors = tops + 4 * height, tops + 8 * height
+        in_lanes, room, scores, mixed, tops, totals, factors = places(arguments, queries)
         few = paired and size == 1 and tiles == 0 and more == 0 and shared <= FEW
         few = few and width % 4 == 0 and wide % PANEL == 0
         if tiles != 0:
@@ -169,15 +159,8 @@ def _panels(kind: str) -> Any:
         width, wide, more = (
             int_at(arguments, WIDTH), int_at(arguments, VALUE_WIDTH), int_at(arguments, MORE)
         )  # fmt: skip
-        keys, values = (
-            queries + int_at(arguments, KEYS_AT), queries + int_at(arguments, VALUES_AT)
-        )  # fmt: skip
-        scores, mixed = (
-            queries + int_at(arguments, SCORES_AT), queries + int_at(arguments, MIXED_AT)
-        )  # fmt: skip
-        tops, shared = queries + int_at(arguments, STATE_AT), int_at(arguments, SHARED)
-        height = whole_rows(int_at(arguments, BLOCK) * shared)
-        totals, factors, ones = tops + 4 * height, tops + 8 * height, tops + 12 * height
+        keys, values, scores, mixed, tops, totals, factors = places(arguments, queries)
+        ones, shared = factors + (factors - totals), int_at(arguments, SHARED)
         row, panels = 4 // each * (width + more), -(-count // PANEL)
         pack_keys(kind, key, width * nbytes, count, width, keys)
         product(kind, rows, queries, row, width // each, keys, panels, scores, 4 * TILE, 0, value)

@@ -75,6 +75,21 @@ def _store_query(source: int, width: int, scale: float, paired: bool, to: int) -
 
 
 @register_jitable
+def places(arguments: int, queries: int) -> tuple[int, int, int, int, int, int, int]:
+    """Where a turn's keys, values, scores and sums are, and its rows' maxima, totals and factors.
+
+    After the factors are as many ones.
+    """
+    tops = queries + int_at(arguments, STATE_AT)
+    size = 4 * whole_rows(int_at(arguments, BLOCK) * int_at(arguments, SHARED))
+    return (
+        queries + int_at(arguments, KEYS_AT), queries + int_at(arguments, VALUES_AT),
+        queries + int_at(arguments, SCORES_AT), queries + int_at(arguments, MIXED_AT),
+        tops, tops + size, tops + 2 * size,
+    )  # fmt: skip
+
+
+@register_jitable
 def whole_rows(rows: int) -> int:
     """`rows`, filled up to whole vectors of query heads."""
     return -(-rows // HEADS) * HEADS

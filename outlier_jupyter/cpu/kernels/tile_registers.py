@@ -27,16 +27,14 @@ HEADS = 16
 ROW = 4 * HEADS
 """Bytes of a tile's row: a number for each head, or 32 bfloat16."""
 POSITIONS = 16
-"""Rows of a tile."""
 STEP = 32
 """Positions, or coordinates of a key, of one multiplication."""
 COLUMNS = 64
 """Columns of values whose sums are in tiles at a time."""
 TILE_NBYTES = POSITIONS * ROW
 SUMS, LEFT, RIGHT = (0, 1, 2, 3), (4, 5), (6, 7)
-"""Numbers of the tiles: of sums, and of the operands."""
 CONFIGURATION = 64
-"""Bytes of a configuration: of how many rows and bytes each tile consists."""
+"""Bytes of a configuration: of how many rows (`POSITIONS`) and bytes each tile consists."""
 
 
 def configurations() -> Array:
@@ -68,9 +66,8 @@ def attend_tiles(
         keys, more_keys, values: bfloat16, rows of [width], [more] and [value_width].
         key_row, value_row: bytes of a row of keys and values; of a head's sums `mixed_row`.
         queries: pairs of bfloat16, [groups of HEADS, words of a key, HEADS].
-        scores, packed, weights: scratch memory.
         tops, totals, factors: as in `tile_weights`, [groups × HEADS].
-        first: whether there is nothing before.
+        first: whether there is nothing before; `scores`, `packed` and `weights` are scratch memory.
     """
     steps, words = -(-count // STEP), (width + more) // 2
     for head in range(0, heads, HEADS):
@@ -125,15 +122,18 @@ def _own_function(name: str, numbers: int, write: Callable[..., None]) -> Any:
     return types.void(*[types.int64] * numbers), generate
 
 
+def _configure(emit: Emitter, configurations: Value) -> None:
+    whole = emit.at(configurations, CONFIGURATION * (POSITIONS - 1))
+    _tile(emit, "ldtilecfg", _pointer(emit, whole))
+
+
 @intrinsic
 def configure(context, configurations):
     """Set the tiles up, of whole size."""
 
     def generate(context, builder, signature, arguments):
-        emit = Emitter(builder)
-        whole = emit.at(arguments[0], CONFIGURATION * (POSITIONS - 1))
         if HAS_TILES:
-            _tile(emit, "ldtilecfg", _pointer(emit, whole))
+            _configure(Emitter(builder), arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -215,15 +215,13 @@ def _scores(
             start = emit.at(base, builder.mul(first, stride))
             apart = builder.mul(stride, emit.integer(POSITIONS))
             with emit.loop(builder.udiv(size, emit.integer(STEP))) as step:
-                right = RIGHT[0]
-                _load(
-                    emit, right, emit.at(columns, builder.mul(step, emit.integer(TILE_NBYTES))), ROW
-                )
+                part = builder.mul(step, emit.integer(TILE_NBYTES))
+                _load(emit, RIGHT[0], emit.at(columns, part), ROW)
                 at = emit.at(start, builder.mul(step, emit.integer(2 * STEP)))
                 for place, tile in enumerate(tiles):
                     left = LEFT[place % 2]
                     _load(emit, left, emit.at(at, builder.mul(apart, emit.integer(place))), stride)
-                    _tile(emit, "tdpbf16ps", tile, left, right)
+                    _tile(emit, "tdpbf16ps", tile, left, RIGHT[0])
         to = emit.at(out, builder.mul(first, emit.integer(ROW)))
         for place, tile in enumerate(tiles):
             _store(emit, tile, emit.at(to, place * TILE_NBYTES))
@@ -241,8 +239,7 @@ def _scores(
         number = builder.mul(builder.sub(left, emit.integer(1)), emit.integer(CONFIGURATION))
         _tile(emit, "ldtilecfg", _pointer(emit, emit.at(configurations, number)))
         blocks(done, SUMS[:1], left)
-        whole = emit.at(configurations, CONFIGURATION * (POSITIONS - 1))
-        _tile(emit, "ldtilecfg", _pointer(emit, whole))
+        _configure(emit, configurations)
     missing = builder.and_(builder.neg(count), emit.integer(STEP - 1))
     with emit.loop(missing) as row:
         at = builder.mul(builder.add(count, row), emit.integer(ROW))
@@ -369,13 +366,13 @@ def _mix(
         for tile in SUMS:
             _tile(emit, "tilezero", tile)
         with emit.loop(steps) as step:
-            left = LEFT[0]
-            _load(emit, left, emit.at(weights, builder.mul(step, emit.integer(TILE_NBYTES))), ROW)
+            part = builder.mul(step, emit.integer(TILE_NBYTES))
+            _load(emit, LEFT[0], emit.at(weights, part), ROW)
             at = emit.at(start, builder.mul(step, step_nbytes))
             for place, tile in enumerate(SUMS):
                 right = RIGHT[place % 2]
                 _load(emit, right, emit.at(at, place * TILE_NBYTES), ROW)
-                _tile(emit, "tdpbf16ps", tile, left, right)
+                _tile(emit, "tdpbf16ps", tile, LEFT[0], right)
         for place, tile in enumerate(SUMS):
             _store(emit, tile, emit.at(room, place * TILE_NBYTES))
         to = emit.at(mixed, builder.mul(group, emit.integer(4 * COLUMNS)))
