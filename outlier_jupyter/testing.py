@@ -288,6 +288,11 @@ class FaultyReader:
         """As the real reader's."""
         return self.inner.note
 
+    @note.setter
+    def note(self, text: str) -> None:
+        """Set the real reader's."""
+        self.inner.note = text
+
     def read(self, where: ByteRange, into: memoryview) -> None:
         """Read; or overwrite the memory, as a torn read would, and raise ReadFailed."""
         self.scatter(where, [into])

@@ -25,6 +25,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 from ..errors import CheckpointError, ReadFailed, RepackFailed
 from ..system.files import sync_folder
 from ..system.huge_pages import buffer
+from ..system.interrupt import deferred
 from .expert_reader import read_expert
 from .readers import PAGE, Reader, open_reader
 from .records import Layers, RecordLayout, Records, checksum, in_record, plan_records, source_of
@@ -243,18 +244,22 @@ def _spread(call: Callable[[int], Result], plan: RecordLayout, each: Each) -> li
     """Call `call` with every expert of a layer, on threads; return the results in order.
 
     `each` is called on this thread: a progress bar in a notebook belongs to its cell. An interrupt
-    waits for the experts under way.
+    waits for the experts under way, and so does a second one: they write to a file that is then
+    closed, and whose number another file may get.
     """
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="outlier-repack") as pool:
-        calls = [pool.submit(call, expert) for expert in range(plan.experts)]
-        results = []
+    results: list[Result] = []
+    with deferred() as interrupts:
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="outlier-repack")
         try:
-            for ended in calls:
+            for ended in [pool.submit(call, expert) for expert in range(plan.experts)]:
+                if interrupts.noted:
+                    break
                 results.append(ended.result())
                 each(plan.nbytes)
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
+    if len(results) < plan.experts:  # the handler of SIGINT has not raised
+        raise KeyboardInterrupt
     return results
 
 

@@ -23,13 +23,30 @@ STREAM_WAIT_S = 2
 """How long the process's exit waits for a stream's step: its reader may never take another."""
 
 
+FORKED = (
+    "this process was forked from one that had loaded a model, and its threads did not come along: "
+    "start processes with the method 'spawn', and load the model there"
+)
+_loaded_in: list[int] = []
+"""The process that first loaded a model here, if any."""
+
+
 def check_process(engine: Engine) -> None:
     """Raises EngineClosed: in a forked child, which has none of the engine's threads."""
     if engine._process != os.getpid():
-        raise EngineClosed(
-            "this process was forked from the one that loaded the model, and threads do not come "
-            "along: load the model here, or start processes with the method 'spawn'"
-        )
+        raise EngineClosed(FORKED)
+
+
+def check_not_forked() -> None:
+    """Note that this process loads a model.
+
+    Raises:
+        EngineClosed: it was forked from one that has loaded a model, where MLX would wait for ever.
+    """
+    if not _loaded_in:
+        _loaded_in.append(os.getpid())
+    if _loaded_in[0] != os.getpid():
+        raise EngineClosed(FORKED)
 
 
 def close(engine: Engine) -> None:

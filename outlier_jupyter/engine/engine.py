@@ -284,6 +284,7 @@ class Engine(ContextCalls):
                 self._kv_caches.end()
                 self._bus.end()
             finally:
+                self._stop.clear()  # `engine.model` may be called between runs
                 self.run_lock.release()
 
 

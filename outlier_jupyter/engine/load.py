@@ -45,7 +45,7 @@ from ..values import path as path_of
 from ..values import refused
 from .adapters import adapter_words, apply_adapter, with_adapter
 from .choose_reader import open_experts
-from .close import free_unreachable
+from .close import check_not_forked, free_unreachable
 from .engine import Engine
 from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
@@ -73,14 +73,14 @@ def load(
     Args:
         model: "demo" (ships with the package), a folder, or a Hugging Face id.
         clock: nanoseconds; every measured time comes from it.
-        replacing: an engine to close before weights are read, once all checks that need no weights
-            have passed, so that both are never in RAM at once.
+        replacing: an engine to close after the checks that need no weights, before they are read.
         **options: the fields of `LoadOptions`: cache_gb, cache_experts, top_k, reader, kernels …
             `OUTLIER_MMAP_EXPERTS=1` in the environment selects the mmap reader.
 
     Raises:
-        ModelNotFound, CheckpointError, UnsupportedModel, OptionError: the message says what to do.
+        ModelNotFound, CheckpointError, UnsupportedModel, OptionError, EngineClosed: it says why.
     """
+    check_not_forked()
     if os.environ.get("OUTLIER_MMAP_EXPERTS") == "1":
         options = {"reader": "mmap"} | options
     settings = make(LoadOptions, options)

@@ -6,6 +6,7 @@ cache, wait for the lock, connect subscribers, and keep the result however the r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
@@ -185,7 +186,8 @@ def _recorded(
     except (Stopped, KeyboardInterrupt):
         raise Interrupted(keep("interrupted")) from None
     except GeneratorExit:
-        keep("interrupted")
+        if not sys.is_finalizing():  # a stream that is open when the interpreter ends
+            keep("interrupted")
         raise
     except BaseException:
         keep("error")

@@ -309,4 +309,5 @@ def precompile() -> None:
     slots.split(table, keys, keys, True, out)
     slots.demote_except(table, slots.most_used(table, keys, keys, 0, 1), 0)
     slots.evict(table, 1)
+    table.counts[slots.UNUSED] = 0  # as if the slot were taken: a slot is freed once
     slots.free_slot(table, 0)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 
@@ -48,10 +50,10 @@ class Interrupts:
         if not _on_main_thread():
             return self
         if self._depth == 0:
+            self.once = self._noted = False  # of an earlier block, also where SIGINT is ignored now
             previous = signal.getsignal(signal.SIGINT)
             if not callable(previous):
                 return self
-            self.once = self._noted = False
             self._previous = previous
             signal.signal(signal.SIGINT, self._handle)  # from here on SIGINT does not raise
         self._depth += 1
@@ -92,29 +94,64 @@ def deferred() -> Iterator[Interrupts]:
 
 @contextmanager
 def within(seconds: float, error: type[Exception]) -> Iterator[None]:
-    """Raise `error()` in this block, on any thread, if it runs longer than `seconds`.
+    """Raise `error()` in this block, on any thread, if it computes for longer than `seconds`.
 
-    The exception comes between two bytecodes, so one long call into C is not interrupted. Once it
-    is scheduled it is never cancelled: CPython would look for it for ever, and hang when traced.
+    These are seconds of the thread's own CPU time where the system counts it, so that a busy
+    machine ends nothing early, and at most 20 times as many of all time. The exception comes
+    between two bytecodes, so one long call into C is not interrupted. Once it is scheduled it is
+    never cancelled: CPython would look for it for ever, and hang when traced. A KeyboardInterrupt
+    may end the block before its last lines: so nothing is raised where its caller has ended, too.
     """
     here, ended, lock = threading.get_ident(), False, threading.Lock()
+    caller = sys._getframe(2)  # within, contextlib, the caller
+    block = (id(caller), caller.f_code)
+    del caller
+    clock = cpu_clock(here)
+    begun, begun_s = clock(), time.monotonic()
+    timer: threading.Timer
 
     def cut() -> None:
         with lock:
-            if not ended:
+            if ended or block not in callers(here):
+                return
+            left = seconds - (clock() - begun)
+            if left > 0 and time.monotonic() - begun_s < 20 * seconds:
+                start(max(left, 0.05))
+            else:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(here), ctypes.py_object(error)
                 )
 
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
+    def start(wait_s: float) -> None:
+        nonlocal timer
+        timer = threading.Timer(wait_s, cut)
+        timer.daemon = True
+        timer.start()
+
+    start(seconds)
     try:
         yield
     finally:
         with lock:
             ended = True
-        timer.cancel()  # a scheduled exception is raised here at the latest
+            timer.cancel()  # a scheduled exception is raised here at the latest
+
+
+def callers(thread: int) -> list[tuple[int, CodeType]]:
+    """The frames of a running thread, by id and code; none of one that has ended."""
+    frame, found = sys._current_frames().get(thread), []
+    while frame is not None:
+        found.append((id(frame), frame.f_code))
+        frame = frame.f_back
+    return found
+
+
+def cpu_clock(thread: int) -> Callable[[], float]:
+    """A clock of the CPU seconds of a thread, or of all time where there is none."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic
+    number = time.pthread_getcpuclockid(thread)
+    return lambda: time.clock_gettime(number)
 
 
 def _on_main_thread() -> bool:

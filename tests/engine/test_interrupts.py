@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
+from importlib import import_module
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 import outlier_jupyter
 from outlier_jupyter.events import RunDone, StepDone
 from outlier_jupyter.runs.run import Interrupted
-from tests.interrupting import lines_of, python_s_handler
+from tests.interrupting import lines_of, python_s_handler, threads
 
 PROMPT = "What is an expert?"
 
@@ -111,6 +115,15 @@ def test_a_subscriber_that_hangs_can_be_interrupted(small):
     assert small.generate(PROMPT, max_tokens=2).generated == 2
 
 
+def test_the_model_can_be_called_after_a_run_that_was_stopped(small):
+    """A stop ends with its run: code of the user's that calls `engine.model` is not stopped."""
+    unsubscribe = small.subscribe(lambda event: small.stop(), StepDone)
+    with pytest.raises(Interrupted):
+        small.generate(PROMPT, max_tokens=3)
+    unsubscribe()
+    assert small.model(mx.array([[1, 2]])).shape[:2] == (1, 2)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError])
 def test_whatever_a_subscriber_raises_stays_there(small, error):
     """KeyboardInterrupt stops the run; any other error is logged, and the run continues."""
@@ -161,3 +174,22 @@ def test_a_close_that_is_interrupted_can_be_repeated(tiny):
                 lines_of(engine.close, {at, at + 2})
             engine.close()
             assert engine.closed
+
+
+def test_a_repack_leaves_no_thread_after_two_interrupts(tiny, tmp_path, monkeypatch):
+    """Threads write to a file that is closed then: a second Ctrl-C waits for them, too."""
+    module = import_module("outlier_jupyter.checkpoint.repack")
+    read = module.read_expert
+
+    def interrupting(*of):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        return read(*of)
+
+    with monkeypatch.context() as patch, python_s_handler():
+        patch.setattr(module, "read_expert", interrupting)
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                outlier_jupyter.repack(tiny, tmp_path, quiet=True)
+            assert threads() == []
+    outlier_jupyter.repack(tiny, tmp_path, quiet=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -184,3 +187,27 @@ def test_prompts_and_tokens_are_served_as_plain_lists_would(chunks, capacity, pi
                 naive.demote_except(layer, set(stay))
             table.check()
         assert table.order() == naive.order()
+
+
+AS_PYTHON = """
+import numpy as np
+from outlier_jupyter.residency import slot_table
+from outlier_jupyter.residency.policies import policy_names
+from outlier_jupyter.residency.replay import RecordedRouting, lru_curve, simulate
+slot_table.precompile()
+rng = np.random.default_rng(0)
+experts = np.argsort(rng.random((30, 3, 5)), axis=2)[:, :, :2].astype(np.int16)
+starts = np.concatenate([[0], np.arange(9, 31)])
+for policy in policy_names():
+    for slots in (2, 3, 7, 15):
+        simulate(RecordedRouting(experts, starts, (5,) * 3, np.zeros(3, np.int64)), policy, slots)
+"""
+
+
+def test_no_compiled_loop_leaves_its_arrays():
+    """Run as Python, where an index out of an array raises, the loops end in order."""
+    done = subprocess.run(
+        [sys.executable, "-c", AS_PYTHON], env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -50,10 +50,11 @@ def run_child(
     After `timeout_s` it prints its threads' stacks to `errors` and is ended.
     """
     before = ["-X", "faulthandler", *(["-c", code] if code is not None else [])]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, *before, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True, errors="replace",
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
+        env=os.environ | {"PYTHONPATH": path} | (env or {}),
     )  # fmt: skip
     try:
         output, errors = process.communicate(timeout=timeout_s)

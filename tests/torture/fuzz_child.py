@@ -12,11 +12,22 @@ import atheris
 
 from .fuzzing import LARGEST, Watched, keep
 
+PACKAGE = Path(__file__).parents[2] / "outlier_jupyter"
+COMPILED = [
+    "outlier_jupyter." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+    for file in [*PACKAGE.glob("cpu/**/*.py"), *PACKAGE.glob("residency/**/*.py"),
+                 PACKAGE / "trace" / "compiled_folds.py"]
+]  # fmt: skip
+"""Modules with functions for Numba, which does not compile instrumented ones."""
+
 
 def main(name: str, scratch: Path, seconds: float, seed: int) -> None:
     """Fuzz; libFuzzer ends the process."""
-    with atheris.instrument_imports(include=["outlier_jupyter"], enable_loader_override=False):
-        watched = Watched(name, scratch)
+    with atheris.instrument_imports(
+        include=["outlier_jupyter"], exclude=COMPILED, enable_loader_override=False
+    ):
+        seeds = [file.read_bytes() for file in sorted((scratch / "begin").iterdir())]
+        watched = Watched(name, scratch, seeds)
     mutate = watched.target.mutate
     tracemalloc.start()
 

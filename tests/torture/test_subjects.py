@@ -7,7 +7,9 @@ import pytest
 from tests.torture.counts import Skipped
 from tests.torture.subjects import subjects
 
-UNITS = [(subject, unit) for subject in subjects() for unit in subject.units]
+SLOW = {"decode-mlx", "sweep"}
+"""Units whose quick form is in other tests: of interrupts line by line, and of sweeps."""
+UNITS = [(subject, unit) for subject in subjects() for unit in subject.units if unit not in SLOW]
 
 
 @pytest.mark.parametrize(
