@@ -16,7 +16,11 @@ from .compiled import Array, threads
 SHARE = 2
 """A portion is the remaining rows over this times the number of threads."""
 LEAST = 8
-"""The least rows of a portion: below this, taking it costs as much as computing it."""
+"""The least rows of a portion: below this, taking it costs as much as computing it.
+
+All portions but the last are multiples of it, so that a row has the same bits (as part of a vector,
+or not) however rows are divided.
+"""
 RUN, START, END, SIBLINGS = range(4)
 """Fields of a portion: its run, its first row, the row after its last, and the number of portions
 of its run."""
@@ -31,7 +35,7 @@ def partition(runs: int, rows: int) -> Array:
         starts = [0]
         while starts[-1] < rows:
             left = (runs - run) * rows - starts[-1]
-            end = starts[-1] + max(LEAST, -(-left // (SHARE * threads())))
+            end = starts[-1] + LEAST * -(-left // (SHARE * threads() * LEAST))
             starts.append(end if end + LEAST <= rows else rows)
         found += [(run, start, end, len(starts) - 1) for start, end in pairwise(starts)]
     return np.array(found, np.int64)
