@@ -4,8 +4,8 @@
 
 Runs are in RAM, and under memory limits where this machine lets a process make a control group.
 Each is a process of its own, and ours alternate with theirs; rows go to
-`benchmarks/results/peers-<machine>.csv`. Under a limit our expert cache gets the limit minus the
-budget of everything else; theirs is the page cache. With fewer layers both models are in RAM at
+`benchmarks/results/peers-<machine>.csv`. Under a limit our expert cache gets what the
+loaded process leaves of it; theirs is the page cache. With fewer layers both models are in RAM at
 once, and their tokens alternate (`side_by_side.py`).
 """
 
@@ -22,27 +22,18 @@ from benchmarks.bench import BUSY, TRACES, Others, say, told
 from benchmarks.cgroups import limited, read_ahead
 from benchmarks.llama import Killed, Llama, way
 from benchmarks.results import ROOT, Row, append
-from outlier_jupyter.benchmark.models import Made, default_folder, find_source, make
+from outlier_jupyter.benchmark.models import default_folder, find_source, make
 from outlier_jupyter.benchmark.rounds import Numbers, row
-from outlier_jupyter.engine.memory import beside_nbytes
-from outlier_jupyter.engine.plan import plan
-from outlier_jupyter.system.memory_info import Machine
 
 GIB = 1 << 30
 LIMITS = "0,12,8,4,3"
 """In GiB; 0 is none, all in RAM."""
 TOKENS = 32
+FILLED = 0.99
+"""The share of a limit that our process may take: the kernel counts page tables, too."""
 READ_AHEAD_KB = 128
 ABREAST = 24
 """Layers of the two models that are in RAM at once."""
-
-
-def cache_for(made: Made, limit: int) -> float:
-    """GB for experts: the limit minus dense weights, KV cache and the memory beside them."""
-    found = plan(str(made.folder), machine=Machine(limit, limit))
-    kv = (found.kv_per_token or 0) * 256
-    beside = beside_nbytes(made.shape.vocabulary)
-    return (0.97 * limit - found.dense - kv - beside) / 1e9
 
 
 def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> list[Row]:
@@ -52,12 +43,11 @@ def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> 
     if limit is None:
         every = made.shape.layers * made.shape.experts
         subjects["ours, all cached"] = lambda number, prefix: sections.alone(
-            made, number, prefix, cache_experts=every
+            made, number, prefix, tokens=TOKENS, cache_experts=every
         )
     else:
-        cache = cache_for(made, limit)
-        subjects["ours, cache as planned"] = lambda number, prefix: sections.alone(
-            made, number, prefix, cache_gb=cache
+        subjects["ours, cache as measured"] = lambda number, prefix: sections.alone(
+            made, number, prefix, tokens=TOKENS, limit=int(FILLED * limit)
         )
     for count in threads:
         # Repacked weights are anonymous memory: under a limit the process would be killed.

@@ -30,7 +30,7 @@ from ..cpu.modules import processor_words
 from ..cpu.modules import wanted as native_wanted
 from ..cpu.modules.stored_type import stored_type
 from ..errors import CheckpointChanged, OptionError, ReadFailed, brief, place
-from ..options import LoadOptions, make, takes
+from ..options import AUTO, LoadOptions, make, takes
 from ..paging import Installed, check_device, install, release, switch_modules
 from ..paging.install import MoeSwitch
 from ..paging.preload import parse_pins, pin, warm
@@ -141,6 +141,7 @@ def _opened(
     undo.callback(_free_failed, module)
     apply_adapter(module, options.adapter, [switch.path for switch in switches])
     probed = probed_of(opened, options.kernels)
+    remainder = options.sized_by_memory and bool(opened.switches)
     options, needs, ram_gb = _fitted(opened, probed, options, replacing)
     native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
@@ -149,6 +150,8 @@ def _opened(
     pins = parse_pins(options.pin, [switch.experts for switch in switches])
     earlier = None if options.warm is None else Trace.load(options.warm)
     slots = slots_of(switches, options)
+    if remainder:  # how much remains is measured once all else is loaded
+        slots = dict.fromkeys(slots, 1)
     switches, reader, threads, rate = open_experts(checkpoint, switches, options, undo)
     if replacing is not None:
         replacing.close()
@@ -162,6 +165,7 @@ def _opened(
         native.finish(options.quiet)
     info = _info(model, switches, sum(slots.values()), reader, options, own_top_k)
     info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
+    give_back()
     with deferred():
         engine = Engine(
             model=module,
@@ -181,6 +185,8 @@ def _opened(
         )
         undo.pop_all()
         undo.callback(engine.close)
+    if remainder:
+        engine.resize(cache_gb=AUTO, force=options.force)
     _fill(installed, pins, earlier, options.quiet)
     if options.resident:
         _read_all(installed, options.quiet)
@@ -234,7 +240,7 @@ def probed_of(opened: Opened, kernels: str) -> Probed | None:
 def _fitted(
     opened: Opened, probed: Probed | None, options: LoadOptions, replacing: Engine | None
 ) -> tuple[LoadOptions, Needs, float | None]:
-    """The options with a numeric cache size, the memory needs besides it, and `ram_gb`.
+    """The options with a numeric cache size, the loaded model's other needs, and `ram_gb`.
 
     Raises:
         OptionError: the model does not fit, and `force` is not set.
@@ -243,7 +249,8 @@ def _fitted(
     needs = needs_of(config, dense_nbytes(module, switches), probed, options.kept_kv_gb)
     freed = replacing.memory().freed if replacing is not None else 0
     room = MemoryBounds.now(options.ram_gb, freed)
-    return fitted(switches, options, needs, room), needs, options.ram_gb
+    sized = fitted(switches, options, needs, room)
+    return sized, needs.loaded(room.process), options.ram_gb
 
 
 def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | None:

@@ -2,7 +2,7 @@
 
 A process with a loaded model takes at most
 
-    dense weights + cache_gb + KV caches + `beside_nbytes`
+    dense weights + cache_gb + KV caches + what else it takes at load + `SPARE_NBYTES`
 
 of RAM. Each part is measured on its own: arrays are summed, MLX reports its allocator's counts, and
 Python's share is the remainder of the process at load. The sum can be compared with what the
@@ -24,33 +24,31 @@ from mlx.utils import tree_flatten
 from ..formatting import percent, size_words
 from ..system.memory_info import process_nbytes, trim_heap
 
-MLX_CACHE_NBYTES = 64_000_000
+MLX_CACHE_NBYTES = 32_000_000
 """MLX's cap on freed memory that it keeps for new arrays, while an engine is open. It uses 4 to 13
 MB; uncapped it keeps most of a GPU's RAM, since each growth of a KV cache frees the old one."""
-ACTIVATION_NBYTES = 256_000_000
-"""The activations of a prefill chunk may take this much; it bounds the chunk."""
-PYTHON_NBYTES = 280_000_000
-"""Python, its libraries and a run's trace: 250 to 263 MB were measured, 130 MB of them Numba and
-LLVM; a notebook's libraries add 12 to 25."""
-WORKING_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES
-CONSTANT_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES + PYTHON_NBYTES
-"""The constant part of the bound: 600 MB."""
+ACTIVATION_NBYTES = 96_000_000
+"""The activations of a prefill chunk may always take this much; it bounds the chunk."""
+MOST_ACTIVATION_NBYTES = 256_000_000
+"""They may take up to this much of what a run leaves free of the planned KV cache."""
+GROWTH_NBYTES = 22_000_000
+"""What a process grows by after its model is loaded: 5 to 16 MB were measured, trace included."""
+SPARE_NBYTES = MLX_CACHE_NBYTES + ACTIVATION_NBYTES + GROWTH_NBYTES
+"""What a loaded model may take beyond its size at load, its slots and its KV caches: 150 MB."""
+PYTHON_NBYTES = 320_000_000
+"""Expected before anything is loaded, of Python, its libraries and the kernels: 300 to 320 MB were
+measured, 130 of them Numba and LLVM. One that has to compile the kernels takes 200 MB more."""
 TOKENIZER_NBYTES = 820
-"""Per entry of the vocabulary: 124 MB were measured for 151,643 and their merges."""
+"""Expected per entry of the vocabulary: 124 MB were measured for 151,643 and their merges."""
 
 
-def beside_nbytes(vocabulary: int) -> int:
-    """The most that a process takes beside weights, slots and KV caches.
+def expected_nbytes(vocabulary: int) -> int:
+    """What loading and running a model is expected to add beside weights, slots and KV caches.
 
     Args:
         vocabulary: size of the tokenizer's vocabulary.
     """
-    return PYTHON_NBYTES + working_nbytes(vocabulary)
-
-
-def working_nbytes(vocabulary: int) -> int:
-    """The part of `beside_nbytes` that loading and running a model adds."""
-    return WORKING_NBYTES + TOKENIZER_NBYTES * vocabulary
+    return SPARE_NBYTES + TOKENIZER_NBYTES * vocabulary
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 `plan` shows the result, `load` and `resize` enforce it. A process takes
 
-    interpreter and libraries + dense weights + slots + KV caches + `memory.working_nbytes`
+    interpreter and libraries + tokenizer + dense weights + slots + KV caches + `SPARE_NBYTES`
 
 and may take its present size plus the free memory, less a share that stays free, but at most
-`ram_gb`. This is arithmetic only: nothing is read or changed.
+`ram_gb`. Before a model is loaded, interpreter and tokenizer are what is expected of them; once all
+but the slots is loaded, they are what the process takes (`Needs.loaded`). This is arithmetic only:
+nothing is read or changed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from ..paging.install import MoeSwitch, banks_nbytes, staging_slots
 from ..paging.probe import Probed
 from ..system.memory_info import Machine, machine_memory, process_nbytes
 from .kv_cache import KEPT
-from .memory import PYTHON_NBYTES, working_nbytes
+from .memory import (
+    ACTIVATION_NBYTES,
+    MOST_ACTIVATION_NBYTES,
+    PYTHON_NBYTES,
+    SPARE_NBYTES,
+    expected_nbytes,
+)
 from .prompts import context_of, vocabulary_of
 
 PLANNED_TOKENS = 8192
@@ -32,8 +40,9 @@ KV_BITS = 32
 """The most bits of a number in a KV cache; quantised to n bits it takes at least n / 32."""
 UNCHECKED_NBYTES = 64_000_000
 """A KV cache up to this is not checked against the free memory."""
-SPARED = 0.1
-"""The share of the machine's memory that stays free, for other processes and the page cache."""
+SPARED, SPARED_IN_BOUND = 0.1, 0.02
+"""The share of the machine's memory that stays free, for other processes and the page cache:
+without `ram_gb`, and with it."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,10 @@ class Needs:
         dense: weights that are not experts.
         kv_run: the KV cache of a run of `tokens` tokens.
         kv_kept: the maximum of the KV caches kept for reuse.
-        working: activations, freed memory that MLX keeps, the tokenizer.
+        working: activations, freed memory that MLX keeps; before loading, the tokenizer too.
         tokens: the planned context.
         kv_token: growth of the KV cache per token; 0 if unknown.
+        python: the least that the rest of the process takes.
     """
 
     dense: int
@@ -55,11 +65,30 @@ class Needs:
     working: int
     tokens: int
     kv_token: int = 0
+    python: int = PYTHON_NBYTES
 
     @property
     def nbytes(self) -> int:
-        """Their sum."""
+        """Their sum, without `python`."""
         return self.dense + self.kv_run + self.kv_kept + self.working
+
+    def loaded(self, before: int) -> Needs:
+        """The needs of a loaded model, whose tokenizer and kernels are part of the process.
+
+        Args:
+            before: bytes of the process before it was loaded; where the system does not count
+                MLX's arrays, as on a GPU, the process may seem to be smaller.
+        """
+        return replace(self, working=SPARE_NBYTES, python=before)
+
+    def activations(self, tokens: int) -> int:
+        """Bytes for the activations of a run of `tokens` tokens, its answer included.
+
+        A run that needs less than the planned KV cache has the rest for them. It depends on the
+        model and the run alone, so that a run can be repeated to the bit.
+        """
+        free = self.kv_token * max(0, self.tokens - tokens)
+        return min(MOST_ACTIVATION_NBYTES, ACTIVATION_NBYTES + free)
 
 
 @dataclass(frozen=True)
@@ -83,15 +112,14 @@ class MemoryBounds:
         free = min(now.available + freed, now.total)
         return cls(Machine(now.total, free), max(0, process_nbytes() - freed), ram_gb)
 
-    @property
-    def python(self) -> int:
-        """The larger of the interpreter with its libraries, and the process's present size."""
-        return max(PYTHON_NBYTES, self.process)
+    def beside(self, needs: Needs) -> int:
+        """Bytes that the process takes beside expert slots."""
+        return max(needs.python, self.process) + needs.nbytes
 
     @property
     def spared(self) -> int:
         """Memory that stays free."""
-        return int(SPARED * self.machine.total)
+        return int((SPARED if self.ram_gb is None else SPARED_IN_BOUND) * self.machine.total)
 
     @property
     def most(self) -> int:
@@ -101,7 +129,7 @@ class MemoryBounds:
 
     def for_experts(self, needs: Needs) -> int:
         """Bytes left for expert slots; negative if the model does not fit even without any."""
-        return self.most - self.python - needs.nbytes
+        return self.most - self.beside(needs)
 
     @property
     def bounded(self) -> bool:
@@ -129,7 +157,7 @@ def needs_of(config: dict[str, Any], dense: int, probed: Probed | None, kept_kv_
     most = round(kept_kv_gb * 1e9)
     kept = min(most, KEPT * kv) if probed else most
     grows = probed.kv_nbytes_per_token if probed else 0
-    return Needs(dense, kv, kept, working_nbytes(vocabulary_of(config)), tokens, grows)
+    return Needs(dense, kv, kept, expected_nbytes(vocabulary_of(config)), tokens, grows)
 
 
 def check_prompt(
@@ -202,8 +230,7 @@ def fitted(
             raise OptionError(_refusal("the model", 0, needs, room, "load a smaller one"))
         return options
     best = best_nbytes(switches, left)
-    exact = options.resident or options.cache_experts is not None
-    if not exact and (options.cache_gb == AUTO or options.ram_gb is not None):
+    if options.sized_by_memory:
         if best is None:
             advice = "give a larger ram_gb" if room.bounded else "free memory"
             what = "this model" if options.ram_gb is None else f"ram_gb={options.ram_gb:g}"
@@ -243,7 +270,7 @@ def _refusal(
     advice: str,
     more: str = ", or force=True",
 ) -> str:
-    total = size_words(room.python + needs.nbytes + experts)
+    total = size_words(room.beside(needs) + experts)
     kv = size_words(needs.kv_run + needs.kv_kept)
     parts = f"{size_words(needs.dense)} other weights, {kv} KV caches"
     if experts:

@@ -32,7 +32,6 @@ from .contexts import context_for
 from .decode import Decoding, StartedRun
 from .dialects import Dialect, dialect_of
 from .kv_cache import KVCache, changed_by
-from .memory import ACTIVATION_NBYTES
 from .memory_budget import check_prompt
 from .prefill_chunk import choose_chunk
 from .prompt_kinds import PromptKinds, prompt_kinds
@@ -279,8 +278,9 @@ def _chunk(engine: Engine, options: GenerateOptions, context: int) -> int:
     """Tokens per prefill chunk, where the options leave it open."""
     resident = engine._installed.slots >= sum(engine.info.experts_per_layer)
     plain = options.kv_bits is None and options.max_kv_size is None
-    chunk = choose_chunk(context, engine._costs, resident, ACTIVATION_NBYTES, plain)
+    budget = engine._needs.activations(context + options.max_tokens)
+    chunk = choose_chunk(context, engine._costs, resident, budget, plain)
     if not options.score_prompt:
         return chunk
     vocabulary = vocabulary_of(engine.config) or engine._vocabulary.size
-    return max(1, min(chunk, ACTIVATION_NBYTES // (SCORED_NBYTES * vocabulary)))
+    return max(1, min(chunk, budget // (SCORED_NBYTES * vocabulary)))

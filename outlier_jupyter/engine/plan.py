@@ -28,7 +28,7 @@ from ..system.memory_info import Machine
 from ..values import boolean, checked, path, refused, text
 from .engine import Engine
 from .load import own_top_k_of, probed_of
-from .memory_budget import SPARED, MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
+from .memory_budget import MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
 from .open_checkpoint import Opened, open_model
 from .prompts import context_of
 
@@ -269,7 +269,7 @@ def _sizes(
     everything = sum(s.experts * s.expert_nbytes for s in switches)
     cold = sum(k * s.expert_nbytes for k, s in zip(top_k, switches, strict=True))
     experts = sum(s.experts for s in switches)
-    beside, left = room.python + needs.nbytes, room.for_experts(needs)
+    beside, left = room.beside(needs), room.for_experts(needs)
 
     def size(nbytes: int) -> CacheSize:
         gb = min(up(everything), nbytes) / 1e9
@@ -292,7 +292,7 @@ def _sizes(
 def _advice(
     sizes: Sequence[CacheSize], best: CacheSize | None, needs: Needs, room: MemoryBounds
 ) -> str:
-    beside, left = size_words(room.python + needs.nbytes), room.for_experts(needs)
+    beside, left = size_words(room.beside(needs)), room.for_experts(needs)
     if not sizes:
         fits = "fits" if left >= 0 else "does not fit"
         return f"No expert can be paged; loaded whole the model {fits} here: it takes {beside}."
@@ -303,7 +303,7 @@ def _advice(
         )
     if best.share >= 1:
         return f"Take cache_gb={best.cache_gb:g}: all experts fit, and nothing is read twice."
-    spared = size_words(SPARED * room.machine.total)
+    spared = size_words(room.spared)
     take = f"Take cache_gb={best.cache_gb:g}: the most that fits "
     if room.bounded:
         take += f"in {room.words()} beside {beside} for the rest"

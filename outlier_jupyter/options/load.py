@@ -129,6 +129,12 @@ class LoadOptions:
     def __post_init__(self) -> None:
         settle(self)
 
+    @property
+    def sized_by_memory(self) -> bool:
+        """Whether the cache takes what memory is left."""
+        exact = self.resident or self.cache_experts is not None
+        return not exact and (self.cache_gb == AUTO or self.ram_gb is not None)
+
 
 def resized(
     options: LoadOptions, cache_gb: float | str | None, cache_experts: int | None

@@ -141,7 +141,7 @@ def test_what_is_left_for_experts_never_breaks_a_bound(total, available, used, r
     available = min(available, total)
     room, needs = MemoryBounds(Machine(total, available), used, ram_gb), Needs(dense, 1, 1, 1, 1)
     left = room.for_experts(needs)
-    whole = room.python + needs.nbytes + max(left, 0)
+    whole = room.beside(needs) + max(left, 0)
     if left > 0:
         assert ram_gb is None or whole <= ram_gb * 1e9
         assert whole - used <= available - room.spared
