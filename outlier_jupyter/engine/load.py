@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -49,15 +47,12 @@ from .close import check_not_forked, free_unreachable
 from .engine import Engine
 from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
-from .open_checkpoint import Opened, open_model, open_tokenizer
+from .open_checkpoint import Opened, open_model, open_tokenizer, warn_if_not_paged
 from .prefill_chunk import Costs
 from .sampling import model_sampling
 
 if TYPE_CHECKING:
     from ..cpu.modules.install import Native
-
-EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
-"""Config keys of the number of experts per layer."""
 
 
 @takes(LoadOptions)
@@ -146,7 +141,7 @@ def _opened(
     native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
     _check_top_k(options.top_k, switches)
-    _warn_if_not_paged(model, config, module)
+    warn_if_not_paged(model, config, module)
     pins = parse_pins(options.pin, [switch.experts for switch in switches])
     earlier = None if options.warm is None else Trace.load(options.warm)
     slots = slots_of(switches, options)
@@ -278,23 +273,6 @@ def _read_all(installed: Installed, quiet: bool) -> None:
     layers = len(installed.switches)
     with Progress(total=layers, desc="experts", delay=1, leave=False, disable=quiet) as bar:
         installed.load_all(bar.update)
-
-
-def _warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) -> None:
-    """Warn if a model has experts, by its config and its modules' names, but no switch."""
-    names = (path for path, _ in module.named_modules())
-    if switch_modules(module) or not any("expert" in name for name in names):
-        return
-    configs = (config, *(value for value in config.values() if isinstance(value, dict)))
-    for name, value in (item for part in configs for item in part.items()):
-        if EXPERTS_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
-            warnings.warn(
-                f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
-                "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: the whole "
-                "model is loaded into RAM",
-                stacklevel=4,
-            )
-            return
 
 
 def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, quiet: bool) -> None:

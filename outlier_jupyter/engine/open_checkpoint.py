@@ -6,6 +6,7 @@ one of our errors.
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from glob import glob
@@ -21,7 +22,7 @@ from ..checkpoint import Checkpoint
 from ..checkpoint.model_folder import ModelFolder
 from ..errors import CheckpointError, NotPageable, OutlierError, UnsupportedModel, brief, place
 from ..formatting import size_words
-from ..paging import find
+from ..paging import find, switch_modules
 from ..paging.install import MoeSwitch
 from ..paging.probe import dense_nbytes
 from ..system.memory_info import machine_memory
@@ -30,6 +31,10 @@ from .vocabulary import repair_decoding
 
 WHOLE_SHARE = 0.8
 """The share of the free memory that a model that cannot be paged may take."""
+
+
+EXPERTS_NAME = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
+"""Config keys of the number of experts per layer."""
 
 
 class Opened(NamedTuple):
@@ -150,3 +155,20 @@ def _check_whole(module: nn.Module, reason: NotPageable, force: bool) -> None:
         "routing is not recorded",
         stacklevel=5,
     )
+
+
+def warn_if_not_paged(model: str, config: dict[str, Any], module: nn.Module) -> None:
+    """Warn if a model has experts, by its config and its modules' names, but no switch."""
+    names = (path for path, _ in module.named_modules())
+    if switch_modules(module) or not any("expert" in name for name in names):
+        return
+    configs = (config, *(value for value in config.values() if isinstance(value, dict)))
+    for name, value in (item for part in configs for item in part.items()):
+        if EXPERTS_NAME.fullmatch(name) and isinstance(value, int) and value > 1:
+            warnings.warn(
+                f"{model} has experts ({name}={value}), but mlx-lm does not build them as a "
+                "switch (SwitchGLU or SwitchMLP), so they cannot be paged or watched: the whole "
+                "model is loaded into RAM",
+                stacklevel=4,
+            )
+            return

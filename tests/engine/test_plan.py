@@ -86,7 +86,7 @@ def test_a_plan_says_what_loading_finds(tiny):
     [
         (40, 16.4, "all experts fit, and nothing is read twice"),
         (14, 8.3, "it holds the experts of 8.1"),
-        (6.2, 0.4, "less than the experts of a single token"),
+        (6.2, 0.53, "less than the experts of a single token"),
         (3, None, "It does not fit here now"),
     ],
 )
