@@ -144,13 +144,9 @@ def _opened(
     warn_if_not_paged(model, config, module)
     pins = parse_pins(options.pin, [switch.experts for switch in switches])
     earlier = None if options.warm is None else Trace.load(options.warm)
-    slots = slots_of(switches, options)
-    if remainder:  # how much remains is measured once all else is loaded
-        slots = dict.fromkeys(slots, 1)
+    slots = _first_slots(switches, options, remainder)
     switches, reader, threads, rate = open_experts(checkpoint, switches, options, undo)
-    if replacing is not None:
-        replacing.close()
-        gc.collect()
+    _close(replacing)
     executor = _executor(threads, undo)
     with deferred():
         installed = install(module, switches, slots, reader, executor, clock, options)
@@ -182,11 +178,24 @@ def _opened(
         undo.callback(engine.close)
     if remainder:
         engine.resize(cache_gb=AUTO, force=options.force)
-    _fill(installed, pins, earlier, options.quiet)
-    if options.resident:
-        _read_all(installed, options.quiet)
+    _fill(installed, pins, earlier, options)
     _check_files(checkpoint, reader)
     return engine
+
+
+def _first_slots(
+    switches: Sequence[MoeSwitch], options: LoadOptions, remainder: bool
+) -> dict[Any, int]:
+    """The slots of each geometry; one where the cache gets the `remainder`, measured later."""
+    slots = slots_of(switches, options)
+    return dict.fromkeys(slots, 1) if remainder else slots
+
+
+def _close(replaced: Engine | None) -> None:
+    """Close the engine that the new one replaces, and free what only cycles reference."""
+    if replaced is not None:
+        replaced.close()
+        gc.collect()
 
 
 def _executor(threads: int, undo: ExitStack) -> ThreadPoolExecutor:
@@ -275,14 +284,19 @@ def _read_all(installed: Installed, quiet: bool) -> None:
         installed.load_all(bar.update)
 
 
-def _fill(installed: Installed, pins: list[ExpertKey], earlier: Trace | None, quiet: bool) -> None:
-    """Preload pinned experts and those of an earlier trace; a bar appears after a second."""
-    if not pins and earlier is None:
-        return
-    with Progress(desc="experts read", unit="", delay=1, leave=False, disable=quiet) as bar:
-        pin(installed, pins, bar.update)
-        if earlier is not None:
-            warm(installed, earlier.experts, bar.update)
+def _fill(
+    installed: Installed, pins: list[ExpertKey], earlier: Trace | None, options: LoadOptions
+) -> None:
+    """Preload pinned experts and those of a trace, or all; a bar appears after a second."""
+    if pins or earlier is not None:
+        with Progress(
+            desc="experts read", unit="", delay=1, leave=False, disable=options.quiet
+        ) as bar:
+            pin(installed, pins, bar.update)
+            if earlier is not None:
+                warm(installed, earlier.experts, bar.update)
+    if options.resident:
+        _read_all(installed, options.quiet)
 
 
 def _costs(
