@@ -73,7 +73,7 @@ def opened(made: Made, **options: Any) -> Engine:
     engine = outlier_jupyter.load(str(made.folder), **BASE | AHEAD | options)
     known, slots, shape = made.folder in _READ, engine.status().slots, made.shape
     if known and isinstance(engine._reader, RecordReader):
-        engine._reader._unseen.clear()
+        engine._reader._unchecked.clear()
     if slots >= (shape.layers * shape.experts if known else shape.experts):
         fill(engine)
         _READ.add(made.folder)

@@ -28,6 +28,18 @@ if TYPE_CHECKING:
     from outlier_jupyter.residency.policies.predictive import Predictive, State
 
 
+def stepwise(
+    engine: Engine, prompt: str, max_tokens: int, do: Callable[[], None] | None = None
+) -> list[int]:
+    """The tokens of a run; `do` is called after the fifth."""
+    found = []
+    for step in engine.stream(prompt, max_tokens=max_tokens):
+        found.append(step.token)
+        if len(found) == 5 and do is not None:
+            do()
+    return found
+
+
 def inside(engine: Engine) -> Installed:
     """The paged parts of an engine's model: pagers, switches, tap."""
     return engine._installed

@@ -61,10 +61,11 @@ def save_context(
             assert isinstance(event, CallStarted)
             bar.update(len(event.tokens))
 
-        unsubscribe = engine.subscribe(report, CallStarted)
+        before, unsubscribe = engine.last_run, engine.subscribe(report, CallStarted)
         try:
             engine._whole(begin(engine, encoded, settings, keep))
         finally:
+            engine.last_run = before  # this one has no answer to explain
             unsubscribe()
     return written[0]
 

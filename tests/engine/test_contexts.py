@@ -38,6 +38,7 @@ def read(run) -> int:
 
 def test_a_run_goes_on_from_a_context_as_if_it_had_read_all(engine, context):
     """The whole prompt's text and routing; of the document nothing is read, also in a branch."""
+    assert engine.last_run is None  # reading a context is no run to explain
     whole = engine.generate(f"{DOCUMENT}\n\n{QUESTION}", max_tokens=6)
     run = engine.generate(QUESTION, context=context.path, max_tokens=6)
     assert run.text == whole.text and run.encoded == whole.encoded

@@ -11,7 +11,7 @@ from outlier_jupyter.events import Evicted, Resized
 from outlier_jupyter.system.memory_info import Machine
 from outlier_jupyter.testing import EventLog
 from outlier_jupyter.trace import Trace
-from tests.inspection import inside, pager_of, relieve_with
+from tests.inspection import inside, pager_of, relieve_with, stepwise
 
 PROMPT, MOST = "a fox in a box, a bird on a wire", 24
 TOTAL = 10**9
@@ -56,13 +56,7 @@ def relief(engine):
 
 
 def run(engine, do=None):
-    """The tokens of a run; `do` is called after the fifth."""
-    found = []
-    for step in engine.stream(PROMPT, max_tokens=MOST):
-        found.append(step.token)
-        if len(found) == 5 and do is not None:
-            do()
-    return found
+    return stepwise(engine, PROMPT, MOST, do)
 
 
 @pytest.mark.parametrize("in_place", [True, False])

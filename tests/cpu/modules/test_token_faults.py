@@ -14,7 +14,7 @@ import outlier_jupyter
 from outlier_jupyter.checkpoint import fill
 from outlier_jupyter.errors import CheckpointChanged, CheckpointError, ReadFailed
 from tests.faulty_disk import Unavailable, faulty_disk
-from tests.inspection import kernel_reads_in_flight, pager_of
+from tests.inspection import kernel_reads_in_flight, pager_of, stepwise
 from tests.models import checkpoint
 
 PROMPT, MOST = "a fox in a box", 24
@@ -38,13 +38,7 @@ def wanted(whole):
 
 
 def tokens_of(engine, do=None):
-    """The tokens of a run; `do` is called after the fifth."""
-    found = []
-    for step in engine.stream(PROMPT, max_tokens=MOST):
-        found.append(step.token)
-        if len(found) == 5 and do is not None:
-            do()
-    return found
+    return stepwise(engine, PROMPT, MOST, do)
 
 
 def cut(file):
