@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -68,6 +68,7 @@ def open_files(folder: Path) -> list[str]:
     ]
 
 
-def threads() -> list[str]:
-    """The names of the package's threads."""
-    return sorted(t.name for t in threading.enumerate() if t.name.startswith("outlier"))
+def threads(but: Iterable[threading.Thread] = ()) -> list[str]:
+    """The names of the package's threads, but for those that others began."""
+    began = set(threading.enumerate()) - set(but)
+    return sorted(t.name for t in began if t.name.startswith("outlier"))

@@ -49,10 +49,12 @@ class Range:
     Attributes:
         folder: a copy of the demo model, repacked but for `repack`.
         reference: the tokens of a fresh engine.
+        others: threads that had begun before, as of other tests in this process.
     """
 
     def __init__(self, unit: str, scratch: Path, rng: Random) -> None:
         self.unit, self.rng = unit, rng
+        self.others = threading.enumerate()
         self.folder = copy_of_demo(scratch)
         if unit != "repack":
             outlier_jupyter.repack(self.folder, folder=self.folder, quiet=True)
@@ -113,7 +115,7 @@ class Range:
         if found != self.reference:
             return f"the next call gave {found} in place of {self.reference}"
         readers = [f"outlier-read_{number}" for number in range(reading_threads(engine))]
-        now = threads()
+        now = threads(but=self.others)
         if not set(now) <= {*readers, "outlier-memory"} or len(set(now)) != len(now):
             return f"the threads are {now}"
         return ""
@@ -121,7 +123,7 @@ class Range:
     def left(self) -> str:
         """What no engine should leave, "" for nothing."""
         gc.collect()
-        names, files = threads(), open_files(self.folder)
+        names, files = threads(but=self.others), open_files(self.folder)
         return f"threads {names} and open files {files} are left" if names or files else ""
 
 

@@ -54,7 +54,7 @@ def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Ch
     ("content", "sentence"),
     [
         ({"type": "send", "text": " \n"}, "the message is empty"),
-        ({"type": "send"}, "cannot be read (KeyError('text'))"),
+        ({"type": "send"}, "cannot be read (KeyError: 'text')"),
         ({"type": "set", "name": "top_p", "value": 3}, "top_p=3"),
         ({"type": "set", "name": "top_p", "value": "x"}, "top_p"),
         ({"type": "set", "name": "_esm", "value": "x"}, "is not a chat setting"),
@@ -62,7 +62,7 @@ def test_a_second_message_while_an_answer_is_written_is_refused(engine, chat: Ch
         ({"type": "switch", "conversation": 77}, "there is no conversation 77"),
         ({"type": "import", "text": "x"}, "it is not JSON"),
         ({"type": "run", "run": 5, "html": True}, "there is no run 5"),
-        ({"type": "resize"}, "cannot be read (KeyError('cache_experts'))"),
+        ({"type": "resize"}, "cannot be read (KeyError: 'cache_experts')"),
         ({"type": "resize", "cache_experts": "x"}, "cache_experts='x' cannot be used"),
     ],
 )
