@@ -3,7 +3,7 @@
 # make test   set up and run every test and check
 # make quick  what a change to one room needs, in under 2 minutes: of the files that were changed, or
 #             ROOM=paging, ROOM=notebook/live …
-# make check  format, lint, types, the site, and the built JavaScript against a fresh build
+# make check  format, lint, types, the audit, the site, and the built JavaScript against a fresh one
 # make docs   build the site of docs/ into build/docs
 # make build  build the widget's JavaScript, after a change in js/src
 # make pictures  take the README's pictures and its animation again, from a run in JupyterLab
@@ -56,6 +56,7 @@ check-python: .venv/.dev
 	ruff format --check .
 	ruff check .
 	mypy
+	python tools/audit.py
 
 # Warnings are errors, wrong links within the site among them; links out of it would need a network.
 SPHINX := python -m sphinx -q -W --keep-going -d build/doctrees docs build/docs

@@ -24,7 +24,7 @@ REFERENCE = {page.stem: page.read_text() for page in (DOCS / "reference").glob("
 TEXT = "\n".join(REFERENCE.values())
 EXPERIMENTS = sorted(set((DOCS / "experiments").glob("*.md")) - {DOCS / "experiments/index.md"})
 ENTRY = re.compile(r"^###? (\d{4}-\d\d-\d\d): .+$", re.MULTILINE)
-AT_THE_ROOT = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+AT_THE_ROOT = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def test_the_readme_is_short():
