@@ -43,6 +43,8 @@ LONG_S = 7200.0
 MOST = 100_000
 """Tokens, at the most."""
 EVERY = 1_000
+LONG = 250
+"""Tokens of a long run."""
 RISE_NBYTES, RISE_FILES, RISE_THREADS = 16e6, 1.0, 1.0
 WORDS = (
     "What is an expert?",
@@ -114,14 +116,20 @@ class Soak:
         return self.engines[kernels]
 
     def settings(self, most: tuple[int, ...]) -> dict[str, Any]:
-        """Options of a run."""
+        """Options of a run: of its sampling alone, in every second of those that may be long."""
         chance, choose = self.rng.random, self.rng.choice
         options: dict[str, Any] = {"max_tokens": choose(most)}
-        maybe: tuple[tuple[float, str, Callable[[], Any]], ...] = (
+        sampling: tuple[tuple[float, str, Callable[[], Any]], ...] = (
             (0.5, "temperature", lambda: choose((0.3, 1.0, 3.0))),
             (0.2, "top_p", lambda: 0.9),
-            (0.1, "sample_top_k", lambda: 5),
             (0.2, "seed", lambda: self.rng.randrange(2**32)),
+            (0.2, "raw", lambda: True),
+        )
+        if most[-1] >= LONG and chance() < 0.5:
+            options = {"max_tokens": LONG}
+            return options | {name: make() for p, name, make in sampling if chance() < p}
+        maybe = sampling + (
+            (0.1, "sample_top_k", lambda: 5),
             (0.1, "repetition_penalty", lambda: 1.3),
             (0.1, "presence_penalty", lambda: 0.5),
             (0.1, "mask", lambda: [f"{self.rng.randrange(6)}:{self.rng.randrange(32)}"]),
@@ -134,7 +142,6 @@ class Soak:
             (0.05, "score_prompt", lambda: True),
             (0.01, "measure_loss", lambda: True),
             (0.1, "stop", lambda: ["zz"]),
-            (0.2, "raw", lambda: True),
         )
         return options | {name: make() for p, name, make in maybe if chance() < p}
 
@@ -144,8 +151,8 @@ class Soak:
         engine = self.engine(kernels)
         what = self.rng.choices(("run", "SIGINT", "stop()", "failing reads", "raising subscriber"),
                                 (80, 8, 4, 5, 3))[0]  # fmt: skip
-        text = self.rng.choice(WORDS) * self.rng.choice((1, 1, 1, 1, 1, 1, 4, 30))
-        options, failed = self.settings((1, 5, 20) if kernels == "mlx" else (1, 8, 60, 250)), ""
+        text = self.rng.choice(WORDS) * self.rng.choice((1, 1, 1, 1, 1, 1, 1, 1, 4, 20))
+        options, failed = self.settings((1, 5, 20) if kernels == "mlx" else (1, 8, 60, LONG)), ""
         if what == "SIGINT":
             with self.gun.installed():
                 raised = self.gun.at([self.rng.uniform(0, 0.2)],
@@ -211,10 +218,10 @@ class Soak:
         self.checked = self.tokens // EVERY * EVERY
 
     def last_ids(self, engine: Engine) -> list[int]:
-        """The ids of the last text: at most 64 of them."""
+        """The ids of the last text: at most 32 of them."""
         run = next((e.last_run for e in self.engines.values() if e.last_run is not None), None)
         ids = [] if run is None else [*run.trace.tokens.tolist(), *run.tokens.tolist()[-1:]]
-        return [n for n in ids if n >= 0][-64:] or list(engine.tokenizer.encode(WORDS[0]))
+        return [n for n in ids if n >= 0][-32:] or list(engine.tokenizer.encode(WORDS[0]))
 
 
 READERS = ("pread", "direct", "mmap")
