@@ -106,7 +106,7 @@ def shown(value: object, most: int = 60) -> str:
         text = repr(value)
     except Exception:  # foreign code, or a number of more digits than Python writes
         text = f"a value of type {type(value).__name__}"
-    return _cut(" ".join(text.split()), most)
+    return cut(" ".join(text.split()), most)
 
 
 def brief(error: BaseException, most: int = 110) -> str:
@@ -115,8 +115,9 @@ def brief(error: BaseException, most: int = 110) -> str:
         message = " ".join(str(error).split()).rstrip(".:")
     except Exception:  # foreign code as well
         message = ""
-    return _cut(f"{type(error).__name__}: {message}" if message else type(error).__name__, most)
+    return cut(f"{type(error).__name__}: {message}" if message else type(error).__name__, most)
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
+    """`text`, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -21,7 +21,7 @@ from traitlets import Bool, TraitType
 
 from ..engine.contexts import Context
 from ..engine.engine import Engine
-from ..errors import OptionError, OutlierError
+from ..errors import OptionError, OutlierError, cut
 from ..options import GenerateOptions, LoadOptions, help_of
 from ..runs.run import Interrupted, Run, repeated
 from ..system.interactive import attended
@@ -99,8 +99,8 @@ class OutlierMagics(Magics):
             raise HelpRequested(help_text())
         if name not in COMMANDS:
             raise OptionError(
-                f"%outlier {name} is not a command{near(name, COMMANDS)}; the commands are "
-                f"{', '.join(COMMANDS)}, and %%outlier for a prompt of several lines"
+                f"%outlier {cut(name, 40)} is not a command{near(name, COMMANDS)}; the commands "
+                f"are {', '.join(COMMANDS)}, and %%outlier for a prompt of several lines"
             )
         command = COMMANDS[name]
         parser = command.parser()

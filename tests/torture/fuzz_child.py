@@ -12,6 +12,8 @@ import atheris
 
 from .fuzzing import LARGEST, Watched, keep
 
+AGAIN = 0.6
+"""How often an input is changed that was read in full, in place of the fuzzer's choice."""
 PACKAGE = Path(__file__).parents[2] / "outlier_jupyter"
 COMPILED = [
     "outlier_jupyter." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
@@ -26,8 +28,9 @@ def main(name: str, scratch: Path, seconds: float, seed: int) -> None:
     with atheris.instrument_imports(
         include=["outlier_jupyter"], exclude=COMPILED, enable_loader_override=False
     ):
-        seeds = [file.read_bytes() for file in sorted((scratch / "begin").iterdir())]
-        watched = Watched(name, scratch, seeds)
+        from .targets import TARGETS
+
+        watched = Watched(name, scratch, TARGETS[name].seeds())
     mutate = watched.target.mutate
     tracemalloc.start()
 
@@ -50,6 +53,8 @@ def main(name: str, scratch: Path, seconds: float, seed: int) -> None:
         rng = Random(number)
         if rng.random() < 0.2:
             return bytes(atheris.Mutate(data, most))
+        if rng.random() < AGAIN:  # most that lead to new branches are wrong, and stay so
+            data = rng.choice(watched.good)
         return mutate(data, rng)[:most]
 
     arguments = [

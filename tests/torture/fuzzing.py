@@ -16,7 +16,6 @@ import time
 import traceback
 import tracemalloc
 import warnings
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -30,12 +29,13 @@ QUICK_S = 0.7
 LONG_S = 600.0
 UNITS = ("headers", "index", "config", "records", "traces", "runs", "chats", "frames", "lines")
 
-CORPUS = Path(__file__).parent / "corpus"
 MOST_S, MOST_NBYTES, PER_BYTE = 5.0, 24 << 20, 40
 LONGEST = 330
 """Characters of a message."""
 LARGEST = 1 << 16
 """Bytes of an input."""
+GOOD = 100
+"""Changed inputs that are kept to be changed again, as they could still be read."""
 SURE_S = 60.0
 """From this time on a unit is guided by branches."""
 
@@ -46,6 +46,7 @@ class Watched:
     Attributes:
         calls: how many inputs were read.
         wrong: the sentence of each fault, and the input that showed it.
+        good: inputs that were read in full: the right ones, and some of the changed ones.
     """
 
     def __init__(self, name: str, scratch: Path, seeds: list[bytes]) -> None:
@@ -57,11 +58,10 @@ class Watched:
         self.peak = 0
         self.longest_s = 0.0
         self.wrong: dict[str, bytes] = {}
+        self.good, self._right = list(seeds), len(seeds)
         warnings.simplefilter("ignore")
-        for data in seeds:  # compiles what is compiled on the first call
-            self.scratch.mkdir(parents=True, exist_ok=True)
-            with suppress(*self.allowed):
-                self.target.call(data, self.scratch)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self.target.call(seeds[0], self.scratch)  # compiles what is compiled on the first call
 
     def __call__(self, data: bytes) -> None:
         """Read one input."""
@@ -76,6 +76,7 @@ class Watched:
         begun = time.thread_time()
         try:
             self.target.call(data, self.scratch)
+            self._remember(data)
         except self.allowed as error:
             self.refused += 1
             text = str(error)
@@ -95,6 +96,13 @@ class Watched:
                 fault = f"it took {peak >> 20} MB for {len(data)} bytes"
         if fault:
             self.wrong.setdefault(fault, data)
+
+    def _remember(self, data: bytes) -> None:
+        """Keep a good input, in place of one of the others but never of those from the start."""
+        if len(self.good) < self._right + GOOD:
+            self.good.append(data)
+        elif self.calls % 7 == 0:
+            self.good[self._right + self.calls % GOOD] = data
 
     def counts(self, name: str, how: str) -> Counts:
         """The rows of the log."""
@@ -126,10 +134,10 @@ def keep(name: str, data: bytes) -> str:
 
 def inputs_of(name: str) -> list[bytes]:
     """The inputs from which fuzzing begins: those that are right, and the kept ones."""
+    from .corpus import kept
     from .targets import TARGETS
 
-    kept = sorted((CORPUS / name).glob("*")) if (CORPUS / name).is_dir() else []
-    return [*TARGETS[name].seeds(), *(file.read_bytes() for file in kept)]
+    return [*TARGETS[name].seeds(), *kept(name)]
 
 
 def torture(seconds: float, seed: int, scratch: Path, unit: str) -> Counts:
@@ -141,14 +149,16 @@ def torture(seconds: float, seed: int, scratch: Path, unit: str) -> Counts:
 
 
 def at_random(unit: str, seconds: float, seed: int, scratch: Path) -> Counts:
-    """Fuzz with changes drawn from `seed`."""
+    """Read the kept inputs, then others with changes drawn from `seed`."""
+    from .targets import TARGETS
+
     begin = inputs_of(unit)
-    watched = Watched(unit, scratch, begin)
+    watched = Watched(unit, scratch, TARGETS[unit].seeds())
     more, rng = deadline(seconds), Random(seed)
     for data in begin:
         watched(data)
     while more():
-        data = rng.choice(begin)
+        data = rng.choice(rng.choice((begin, watched.good)))
         for _ in range(rng.choice((1, 1, 2, 3))):
             data = watched.target.mutate(data, rng)[:LARGEST]
         watched(data)

@@ -128,7 +128,8 @@ class Soak:
         if most[-1] >= LONG and chance() < 0.5:
             options = {"max_tokens": LONG}
             return options | {name: make() for p, name, make in sampling if chance() < p}
-        maybe = sampling + (
+        maybe = (
+            *sampling,
             (0.1, "sample_top_k", lambda: 5),
             (0.1, "repetition_penalty", lambda: 1.3),
             (0.1, "presence_penalty", lambda: 0.5),

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from random import Random
 
 from outlier_jupyter import Run, Trace
 from outlier_jupyter.checkpoint import Checkpoint, open_reader
@@ -168,14 +169,13 @@ def line(data: bytes, folder: Path) -> None:
     text = data.decode("utf-8", "replace")
     for magic in ("%outlier ", "%%outlier "):
         completions(magic + text, ("run", "engine"))
-    number = ord(text[0]) % len(parsers()) if text else 0
     expand_flags(text, str)
+    first, _, rest = text.partition(" ")
+    command = COMMANDS.get(first)
+    parser = command.parser() if command else cell_parser()
+    flags, _ = split_prompt(parser, rest if command else text)
     with redirect_stdout(io.StringIO()):
-        for parser in (parsers()[number], cell_parser()):
-            flags, _ = split_prompt(parser, text)
-            for each in (flags, text):
-                with suppress(ALLOWED):
-                    parse(parser, each)
+        parse(parser, rest if command and not command.takes_text else flags)
 
 
 def record_seeds() -> list[bytes]:
@@ -188,9 +188,39 @@ def record_seeds() -> list[bytes]:
     return [bytes(16384) + made.trailer(), bytes(8192) + short.trailer()]
 
 
-LINES = (b"demo --cache-gb 1 # a small one", b"--seed 3 --max-tokens 4 What is {x}?",
-         b"run --stop '\\n\\n' -o found \"quoted\"", b"--mask 0:1-3 --boost 1:2=3 --help",
-         b"compare a b --json", b"load ~/mod", b"/tm")  # fmt: skip
+@cache
+def words() -> list[str]:
+    """Flags and values of all commands, right ones and odd ones."""
+    flags = {flag: action for parser in parsers() for action in parser._actions
+             for flag in action.option_strings}  # fmt: skip
+    values = {word for action in flags.values() for word in str(action.metavar).split("|")}
+    return [*COMMANDS, *sorted(flags), *sorted(values), *VALUES, *map(str, mutations.TEXTS)]
+
+
+def line_changed(data: bytes, rng: Random) -> bytes:
+    """A line with words more, fewer or in another order; with other bytes now and then."""
+    if rng.random() < 0.2:
+        return mutations.bytes_changed(data, rng)
+    found = data.decode("utf-8", "replace").split(" ")
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at, what = rng.randrange(len(found) + 1), rng.random()
+        new = rng.choice(rng.choice((words(), VALUES)))
+        if what < 0.5:
+            found[at:at] = [new]
+        elif what < 0.6 and at:
+            found[at - 1] += rng.choice(("=", "", ":", "{", "'")) + new
+        elif what < 0.85:
+            found[at : at + 1] = [new]
+        else:
+            del found[at : at + 1]
+    return " ".join(found).encode("utf-8", "replace")
+
+
+VALUES = ("0", "1", "8", "-1", "1e9", "0.5", "nan", "0:1", "0:1-3", "1:2=3", "a", "run", "/", "[1]",
+          "{x}", "'a b'", '"', "é", "1" * 400, "x" * 3000)  # fmt: skip
+LINES = (b"load demo --cache-gb 1 # a small one", b"--seed 3 --max-tokens 4 What is {x}?",
+         b"run --stop '\\n\\n' -o found \"quoted\"", b"--mask 0:1-3 --boost 1:2=3 --json",
+         b"compare a b", b"load ~/mod", b"run --help")  # fmt: skip
 INDEX = json.dumps({"metadata": {"total_size": 9}, "weight_map": {
     "a.weight": "model.safetensors", "b.weight": "model-1.safetensors"}}).encode()  # fmt: skip
 CONFIG = json.dumps({
@@ -208,5 +238,5 @@ TARGETS = {
     "runs": Target(lambda: [saved_run()], run, mutations.safetensors_changed),
     "chats": Target(lambda: [chat()], chats, mutations.json_text_changed),
     "frames": Target(lambda: [frames()], frame, mutations.bytes_changed),
-    "lines": Target(lambda: list(LINES), line, mutations.bytes_changed),
+    "lines": Target(lambda: list(LINES), line, line_changed),
 }  # fmt: skip

@@ -15,8 +15,6 @@ from outlier_jupyter.notebook.chat.conversations import ASSISTANT, USER, Convers
 from outlier_jupyter.notebook.chat.tool_calls import DONE, ToolCall
 from outlier_jupyter.notebook.live.frames import STEP, Frame, Totals, encode
 
-CORPUS = Path(__file__).parent / "corpus"
-
 
 def shard() -> bytes:
     """A shard of four tensors, with metadata."""

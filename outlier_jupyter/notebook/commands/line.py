@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...errors import OptionError
+from ...errors import OptionError, shown
 
 
 def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
@@ -60,7 +60,7 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
-        raise OptionError(f"{parser.prog}: {error}: close the quotes in {line!r}") from error
+        raise OptionError(f"{parser.prog}: {error}: close the quotes in {shown(line)}") from error
     return parse_words(parser, words)
 
 

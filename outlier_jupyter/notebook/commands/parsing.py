@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from ...errors import OptionError
+from ...errors import OptionError, cut
 from ...options import GenerateOptions, LoadOptions, choices_of, help_of
 from ...values import rate
 
@@ -34,9 +34,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action=_Help, help="show this help")
 
     def error(self, message: str) -> NoReturn:
-        raise OptionError(
-            f"{self.prog}: {message}{self._suggestion(message)}; see {self.prog} --help"
-        )
+        short = cut(" ".join(cut(word, 60) for word in message.split()), 230)
+        raise OptionError(f"{self.prog}: {short}{self._suggestion(short)}; see {self.prog} --help")
 
     def _suggestion(self, message: str) -> str:
         """Suggest known flags similar to the unknown ones in the message."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from typing import Any
 
 from ...engine.contexts import Context
@@ -67,6 +68,7 @@ COMMAND = Command(
 )
 
 
+@cache
 def cell_parser() -> argparse.ArgumentParser:
     """The parser of the first line of `%%outlier`; the cell is the prompt."""
     parser = COMMAND.parser(CELL)

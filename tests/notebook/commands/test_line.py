@@ -55,6 +55,16 @@ def test_a_mistake_is_one_line(line, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "line", ["--cache-gb " + "x" * 3000, "x" * 3000 + " y", "a" + " --b" * 500, "'" + "x" * 3000]
+)
+def test_a_mistake_does_not_quote_a_whole_line(line):
+    """A line may be a whole cell that was pasted; its message stays one sentence."""
+    with pytest.raises(OptionError) as refused:
+        parse(COMMANDS["load"].parser(), line)
+    assert len(str(refused.value)) < 330 and "\n" not in str(refused.value)
+
+
 def test_help_is_printed_without_an_exit():
     """`--help` returns the text and does not exit the process."""
     with pytest.raises(HelpRequested, match="--max-tokens"):
