@@ -158,12 +158,6 @@ def frame(data: bytes, folder: Path) -> None:
     history.snapshot()
 
 
-@cache
-def parsers():
-    """The parsers of all commands, and of the cell's line."""
-    return [cell_parser(), *(each.parser() for each in COMMANDS.values())]
-
-
 def line(data: bytes, folder: Path) -> None:
     """A line after the magic: completed, its variables expanded, split and parsed."""
     text = data.decode("utf-8", "replace")
@@ -191,10 +185,11 @@ def record_seeds() -> list[bytes]:
 @cache
 def words() -> list[str]:
     """Flags and values of all commands, right ones and odd ones."""
-    flags = {flag: action for parser in parsers() for action in parser._actions
-             for flag in action.option_strings}  # fmt: skip
-    values = {word for action in flags.values() for word in str(action.metavar).split("|")}
-    return [*COMMANDS, *sorted(flags), *sorted(values), *VALUES, *map(str, mutations.TEXTS)]
+    lines = ["%%outlier ", *(f"%outlier {name} " for name in COMMANDS)]
+    flags = sorted({found.text for line in lines for found in completions(line + "--")})
+    values = {found.text for flag in flags for line in lines[:3]
+              for found in completions(f"{line}{flag} ", ("run",))}  # fmt: skip
+    return [*COMMANDS, *flags, *sorted(values - set(flags)), *VALUES, *map(str, mutations.TEXTS)]
 
 
 def line_changed(data: bytes, rng: Random) -> bytes:
