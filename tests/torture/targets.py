@@ -188,7 +188,8 @@ def words() -> list[str]:
     lines = ["%%outlier ", *(f"%outlier {name} " for name in COMMANDS)]
     flags = sorted({found.text for line in lines for found in completions(line + "--")})
     values = {found.text for flag in flags for line in lines[:3]
-              for found in completions(f"{line}{flag} ", ("run",))}  # fmt: skip
+              for found in completions(f"{line}{flag} ", ("run",))
+              if not found.text.endswith("/")}  # fmt: skip
     return [*COMMANDS, *flags, *sorted(values - set(flags)), *VALUES, *map(str, mutations.TEXTS)]
 
 
