@@ -22,6 +22,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..formatting import percent, size_words
+from ..paging import clear_cache
 from ..system.memory_info import process_nbytes, trim_heap
 
 MLX_CACHE_NBYTES = 32_000_000
@@ -159,7 +160,7 @@ cache_cap = CacheCap()
 
 def give_back() -> None:
     """Return freed memory to the system: MLX's, as mlx-lm does, and the allocator's."""
-    mx.clear_cache()
+    clear_cache()
     trim_heap()
 
 

@@ -4,7 +4,7 @@ from .device import check_device
 from .install import Installed, find, install, share_slots, switch_modules
 from .interventions import Intervention
 from .pager import Pager, StopFlag, Stopped
-from .release import release
+from .release import clear_cache, release
 from .resize_banks import resize
 from .router_tap import RouterTap
 from .routing_override import RoutingOverride
@@ -20,6 +20,7 @@ __all__ = [
     "StopFlag",
     "Stopped",
     "check_device",
+    "clear_cache",
     "find",
     "install",
     "release",

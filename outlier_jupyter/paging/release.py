@@ -2,17 +2,22 @@
 
 A notebook keeps what a cell returned, a traceback keeps the locals of every frame it passed
 through, and a closed engine stays in its variable. None of them may keep gigabytes alive, so the
-modules themselves are emptied. The bank frees its own rows.
+modules themselves are emptied. The bank frees its own rows. What MLX keeps of freed memory goes
+back to the system here, too.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import EngineClosed
+
+log = logging.getLogger(__name__)
 
 STAYS = ("_no_grad", "_training")
 """Attributes that mlx.nn's own methods need in every module."""
@@ -36,6 +41,19 @@ def release(model: nn.Module) -> None:
         for name in attributes.keys() - STAYS:
             del attributes[name]
         module.__class__ = ReleasedModule
+
+
+def clear_cache() -> None:
+    """Return the memory that MLX keeps for new arrays to the system.
+
+    After a failed read MLX may raise the error a second time, out of this unrelated call. Whatever
+    is computed is evaluated, which raises it where it belongs, so here it is only logged.
+    """
+    try:
+        mx.clear_cache()
+    except RuntimeError as error:
+        log.info("MLX raised an earlier error again: %s", error)
+        mx.clear_cache()
 
 
 def _modules(model: nn.Module) -> Iterator[Any]:

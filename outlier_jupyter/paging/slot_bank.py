@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..checkpoint import PAGE, ExpertPart
 from ..system import huge_pages
+from .release import clear_cache
 
 MLX_DTYPES = {
     "U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64,
@@ -136,13 +137,14 @@ class SlotBank:
             bind: called with name and array of each new part, to replace the old one.
         """
         kept = min(slots, self.slots)
+        clear_cache()  # an earlier error is not taken for one of this
         try:
             for name, part in self._parts.items():
                 array = self._made(part, slots)
                 self._take_over(name, array, kept)
                 self.arrays[name] = array
                 bind(name, array)
-                mx.clear_cache()  # the old rows' memory goes back to the system
+                clear_cache()  # the old rows' memory goes back to the system
         except BaseException:
             # MLX computes with parts of one length only; a shorter view of an array costs nothing.
             for name, array in self.arrays.items():

@@ -6,8 +6,10 @@ import ctypes
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from outlier_jupyter.checkpoint import ByteRange, fill, open_reader
 from outlier_jupyter.checkpoint import mapped_file as mapped_module
 from outlier_jupyter.checkpoint import records as records_module
 from outlier_jupyter.engine import load as loading
+from outlier_jupyter.engine.memory import give_back
 from outlier_jupyter.errors import CheckpointChanged, ReadFailed
 from outlier_jupyter.options import READERS
 
@@ -165,6 +168,36 @@ def test_weights_that_the_disk_does_not_give_are_one_sentence(folder, monkeypatc
     monkeypatch.setattr(loading, "install", installed)
     with pytest.raises(ReadFailed, match=r"model cannot be read .*Unable to read"):
         outlier_jupyter.load(folder, quiet=True)
+
+
+def test_a_failed_read_of_mlx_s_is_one_error(folder):
+    """MLX raises what failed in the background out of an unrelated call, `clear_cache`: giving
+    memory back does not fail by it.
+    """
+    beside = folder / "beside.safetensors"
+    for number in range(100):
+        mx.save_safetensors(str(beside), {"a": mx.ones((300, 1000)) + number})
+        lazy = mx.load(str(beside))["a"] + 1
+        os.truncate(beside, 2000)
+        with suppress(RuntimeError):  # this may raise it, too
+            mx.async_eval(lazy)
+        give_back()
+
+
+def test_an_earlier_failed_read_is_no_failure_of_a_resize(folder, monkeypatch):
+    """The cache has its new size, and the tokens are the same."""
+    with outlier_jupyter.load(folder, cache_experts=6, quiet=True) as engine:
+        before = engine.generate(PROMPT, max_tokens=3).tokens.tolist()
+        pending = ["[read] Unable to read from file."]
+
+        def clear():
+            if pending:
+                raise RuntimeError(pending.pop())
+
+        monkeypatch.setattr(mx, "clear_cache", clear)
+        engine.resize(cache_experts=9)
+        assert not pending and engine.info.slots == 9
+        assert engine.generate(PROMPT, max_tokens=3).tokens.tolist() == before
 
 
 @pytest.mark.parametrize("allowed", [True, False])
