@@ -4,6 +4,9 @@ If a file was cut, or its disk fails, touching its mapped pages raises SIGBUS, w
 process. So on Linux the system copies (`process_vm_readv`): it reads the same pages by the same
 faults and returns EFAULT instead, 3 µs slower per call and equally fast from 1 MB on. Elsewhere,
 and where a sandbox forbids that call, maps are refused.
+
+Where a file system of another program or machine answers short, the kernel fills the page with
+zeros and says nothing. A disk's own file systems do not answer short; the others are refused, too.
 """
 
 from __future__ import annotations
@@ -22,8 +25,26 @@ FORBIDDEN = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 """Errors of a system or sandbox that does not offer the call."""
 
 
+SHORT = {
+    0x65735546: "FUSE", 0x6969: "NFS", 0xFF534D42: "SMB", 0xFE534D42: "SMB", 0x517B: "SMB",
+    0x01021997: "9P", 0x00C36400: "Ceph", 0x5346414F: "AFS", 0x6B414653: "AFS",
+    0x0BD00BD0: "Lustre", 0x786F4256: "VirtualBox", 0x47504653: "GPFS", 0x19830326: "BeeGFS",
+    0x73757245: "Coda", 0xAAD7AAEA: "PanFS",
+}  # fmt: skip
+"""The numbers of file systems that may answer a read short, by `statfs`, and their names."""
+
+
 class Unguarded(Exception):
-    """This system cannot copy from a memory map without the risk of SIGBUS."""
+    """A map cannot be copied from here without the risk of SIGBUS or of zeros; it says why."""
+
+
+def file_system(descriptor: int) -> int:
+    """The number of the file system of an open file; 0 where it is not known."""
+    call = getattr(ctypes.CDLL(None), "fstatfs", None) if sys.platform == "linux" else None
+    found = ctypes.create_string_buffer(512)  # `struct statfs` begins with it and has 120 bytes
+    if call is None or call(descriptor, found):
+        return 0
+    return ctypes.c_long.from_buffer(found).value & 0xFFFFFFFF
 
 
 VECTOR = struct.Struct("@PN")
@@ -52,11 +73,16 @@ class MappedFile:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        if (kind := SHORT.get(file_system(descriptor))) is not None:
+            raise Unguarded(f"{kind} may answer a memory map's read short, which gives zeros")
         self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         self._address = int(np.frombuffer(self._map, np.uint8).ctypes.data)
         if _copied(self._address, 1, [memoryview(bytearray(1))]) is None:
             self._map.close()
-            raise Unguarded
+            raise Unguarded(
+                "this system has no safe way to copy from a memory map (a failing disk would end "
+                "the process)"
+            )
 
     def preadv(self, views: Sequence[memoryview], offset: int) -> int:
         """Fill the views one after the other from `offset` on, as `os.preadv` does.

@@ -258,7 +258,7 @@ class MmapReader(PreadReader):
     """Copies out of a memory map: each first touch is a page fault. Kept for comparison.
 
     Raises:
-        Unguarded: the system cannot copy from a map without the risk of SIGBUS.
+        Unguarded: a map cannot be copied from without the risk of SIGBUS or of zeros.
     """
 
     name = "mmap"
@@ -339,12 +339,8 @@ def _direct_or_pread(files: list[Path]) -> Reader:
 def _mmap_or_pread(files: list[Path]) -> Reader:
     try:
         return MmapReader(files)
-    except Unguarded:
-        return PreadReader(
-            files,
-            note="this system has no safe way to copy from a memory map (a failing disk would end "
-            "the process); files are read instead",
-        )
+    except Unguarded as why:
+        return PreadReader(files, note=f"{why}; files are read instead")
 
 
 def _refused(files: list[Path], when: str) -> Reader:

@@ -235,6 +235,16 @@ def test_a_map_that_cannot_be_guarded_is_refused(tmp_path, monkeypatch):
     reader.close()
 
 
+def test_a_map_of_another_machine_s_files_is_refused(tmp_path, monkeypatch):
+    """A file system that may answer short would put zeros into it: the note names it."""
+    path = tmp_path / SHARD
+    path.write_bytes(bytes(range(250)))
+    monkeypatch.setattr(mapped_module, "file_system", lambda descriptor: 0x6969)
+    reader = open_reader("mmap", [path])
+    assert reader.name == "pread" and reader.note.startswith("NFS may answer")
+    reader.close()
+
+
 def test_a_disk_that_fails_under_a_map_is_a_read_failure(tmp_path, monkeypatch):
     """A page that cannot be read although the file is long enough is a disk error."""
     monkeypatch.setattr(fill, "PAUSES_S", ())

@@ -130,3 +130,24 @@ def test_a_disk_that_fails_is_an_error_and_then_works_again(
                 outlier_jupyter.load(disk.folder, **options)
     except Unavailable as why:
         pytest.skip(str(why))
+
+
+@pytest.mark.parametrize("reader", ["pread", "direct", "mmap"])
+def test_a_disk_that_answers_short_changes_no_token(whole, wanted, tmp_path, reader):
+    """Reads are continued; a map, into which the system would put zeros, is refused with a note."""
+    options = {**OPTIONS, "reader": reader, "repacked": "off"}
+    try:
+        with (
+            faulty_disk(whole, tmp_path) as disk,
+            outlier_jupyter.load(disk.folder, **options) as engine,
+        ):
+            engine.tokenizer.eos_token_ids = set()
+            disk.forget()
+            disk.fail("short", every=2)
+            assert tokens_of(engine) == wanted
+            assert disk.failed() > 0
+            note = "FUSE may answer a memory map's read short" if reader == "mmap" else ""
+            assert note in engine.status().reader_note
+            whole_table(engine)
+    except Unavailable as why:
+        pytest.skip(str(why))
