@@ -11,6 +11,7 @@ from weakref import WeakSet
 from ..checkpoint import release_buffers
 from ..errors import EngineBusy, EngineClosed
 from ..paging import release
+from ..system.address_space import LOADED_NBYTES, check_room
 from ..system.interrupt import deferred
 from .memory import give_back
 
@@ -37,12 +38,14 @@ def check_process(engine: Engine) -> None:
         raise EngineClosed(FORKED)
 
 
-def check_not_forked() -> None:
+def check_can_load() -> None:
     """Note that this process loads a model.
 
     Raises:
         EngineClosed: it was forked from one that has loaded a model, where MLX would wait for ever.
+        OptionError: a limit of the process leaves no address space for the libraries.
     """
+    check_room(LOADED_NBYTES)
     if not _loaded_in:
         _loaded_in.append(os.getpid())
     if _loaded_in[0] != os.getpid():

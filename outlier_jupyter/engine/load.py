@@ -43,7 +43,7 @@ from ..values import path as path_of
 from ..values import refused
 from .adapters import adapter_words, apply_adapter, with_adapter
 from .choose_reader import open_experts
-from .close import check_not_forked, free_unreachable
+from .close import check_can_load, free_unreachable
 from .engine import Engine
 from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
@@ -75,7 +75,7 @@ def load(
     Raises:
         ModelNotFound, CheckpointError, UnsupportedModel, OptionError, EngineClosed: it says why.
     """
-    check_not_forked()
+    check_can_load()
     if os.environ.get("OUTLIER_MMAP_EXPERTS") == "1":
         options = {"reader": "mmap"} | options
     settings = make(LoadOptions, options)

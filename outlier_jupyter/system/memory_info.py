@@ -1,6 +1,7 @@
 """Memory of this process and of the machine, as the operating system reports it.
 
-In a container, the limit of the control group counts instead of the machine's memory.
+In a container, the limit of the control group counts instead of the machine's memory; so does a
+limit of the process's address space.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
+from .address_space import rooms
+
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux shows control groups: of version 2, or of version 1, `unified` among them."""
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -31,7 +34,7 @@ class Machine(NamedTuple):
 
 
 def machine_memory(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> Machine:
-    """The memory of this machine, or of the tightest of this process's control groups."""
+    """The memory of this machine, or of the tightest of this process's groups and limits."""
     machine = psutil.virtual_memory()
     total, available = machine.total, machine.available
     for group in groups(cgroup, own):
@@ -42,6 +45,8 @@ def machine_memory(cgroup: Path = CGROUP, own: Path = OWN_GROUPS) -> Machine:
         used = next((n for n in (_number(group / name) for name in USED) if n is not None), 0)
         free = limit - used + _reclaimable(group / "memory.stat")
         total, available = min(total, limit), max(0, min(available, free))
+    for room in rooms():
+        total, available = min(total, room.limit), min(available, room.free)
     return Machine(total, available)
 
 
