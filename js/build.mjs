@@ -28,12 +28,21 @@ const BUNDLED = [
 /** No script is larger. */
 const MAX_BYTES = 120_000;
 
+/** Members of our classes that others use, and no message has: their names are shortened, too. */
+const SHORTENED = [
+  ...["firstToken", "residentCount", "layerTotals", "maxCount", "chosenCount", "promptTokens"],
+  ...["hoverStep", "hoverCell", "stepHovered", "highlighted", "pinnedCell", "expertLast"],
+  ...["setSubtitle", "setReadout", "expertsThen", "tableOpen", "drawTable", "decodeLookups"],
+  ...["textStart", "textEpoch", "tokensPerSecond", "columnProblem", "markTogether"],
+];
+
 const settings = {
   absWorkingDir: here,
   outdir: out,
   bundle: true,
   minify: true,
   charset: "utf8",
+  mangleProps: new RegExp(`^(${SHORTENED.join("|")})$`),
 };
 const licences = "the licences of what it contains are in LICENSES.txt";
 const module = {

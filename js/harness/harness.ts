@@ -2,10 +2,10 @@
 //
 // Query: theme=light|dark, size=demo|qwen|wide, tokens=<how many>, live=1 to play it in real time,
 // end=stop|length|interrupted|error to finish it. With play=1 the page waits for the functions that
-// benchmarks/drawing.py calls.
+// benchmarks/drawing.py and benchmarks/scrubbing.py call.
 
 import widget from "../src/live";
-import type { Frame } from "../src/live/frames";
+import { EXACT, type Frame } from "../src/live/frames";
 import { encode, MockModel, PARTS, type Shape, Synthetic } from "../tests/synthetic";
 
 const SHAPES: Record<string, Shape> = {
@@ -74,6 +74,24 @@ function fill(n: number): void {
   model.set("status", "running");
   push(shape.prompt, false);
   for (let i = 0; i < n; i += 1) push(1, true);
+}
+
+/** Make a run of `n` tokens that is over, and answer questions for its eviction order as Python does. */
+function finish(n: number): void {
+  run.ordered = false;
+  run.paragraph = 82;
+  fill(n - 1);
+  run.ordered = true;
+  push(1, true, true);
+  model.set("status", "stop");
+  const resident = run.resident();
+  model.send = (content) => {
+    const step = (content as { about?: { order?: number } }).about?.order;
+    if (step === undefined) return;
+    const orders = [{ kind: EXACT, length: resident.length, pinned: 0 }];
+    const answer = { type: "orders", from: step, orders };
+    setTimeout(() => model.emit("msg:custom", answer, [new DataView(resident.buffer)]), 20);
+  };
 }
 
 /** Display the run; returns the milliseconds until the frame after its first drawing. */
@@ -150,4 +168,15 @@ async function step(): Promise<number[]> {
   return drawn;
 }
 
-Object.assign(window, { model, push, fill, open, prepare, start, step, harnessReady: true });
+Object.assign(window, {
+  model,
+  shape,
+  push,
+  fill,
+  finish,
+  open,
+  prepare,
+  start,
+  step,
+  harnessReady: true,
+});

@@ -161,6 +161,10 @@ export class Synthetic {
   private readonly used: Int32Array;
   private readonly total: Totals;
   private order: number[] = [];
+  /** Whether frames have the eviction order; without it a long run is made sooner. */
+  ordered = true;
+  /** Words to a paragraph; 0 makes one of all. */
+  paragraph = 0;
 
   constructor(readonly shape: Shape) {
     this.used = new Int32Array(shape.layers * shape.experts).fill(-1);
@@ -225,7 +229,8 @@ export class Synthetic {
   }
 
   /** The experts in RAM, least recently used first. */
-  private nextOut(): Uint32Array {
+  resident(): Uint32Array {
+    if (!this.ordered) return new Uint32Array(0);
     const byUse = [...this.order].sort((a, b) => this.used[a] - this.used[b] || a - b);
     return Uint32Array.from(byUse);
   }
@@ -268,7 +273,9 @@ export class Synthetic {
     }
     const word = WORDS[(this.steps - prompt + WORDS.length) % WORDS.length];
     const hasText = decode || this.steps + n === prompt;
-    const text = hasText ? (/[.,;]/.test(word) || this.textBytes === 0 ? word : ` ${word}`) : "";
+    const spaced = /[.,;]/.test(word) || this.textBytes === 0 ? word : ` ${word}`;
+    const last = this.paragraph && !((this.steps - prompt + 1) % this.paragraph);
+    const text = hasText ? spaced + (last ? "\n\n" : "") : "";
     steps.textEnd.fill(this.textBytes);
     steps.textEnd[n - 1] = this.textBytes + text.length;
     const sorted = (map: Map<number, number>) => [...map].sort((a, b) => a[0] - b[0]);
@@ -285,7 +292,12 @@ export class Synthetic {
       moveStep: new Uint32Array(routing.moves.length).fill(this.steps + n - 1),
       ...{ move: Uint32Array.from(routing.moves), movesFrom: 0, callTokens: 0, callLayers: 0 },
       firstToken: hasText ? Math.max(0, t.steps - t.decodeSteps - 1) : NO_TOKEN,
-      order: { kind: EXACT, experts: this.nextOut(), pinned: 0, steps: t.steps },
+      order: {
+        kind: this.ordered ? EXACT : 0,
+        experts: this.resident(),
+        pinned: 0,
+        steps: t.steps,
+      },
       ...{ totals: { ...t }, snapshot: false, final },
     };
     this.seq += 1;

@@ -4,6 +4,7 @@
 // token, the overlay mostly with the pointer. It knows nothing of what the levels mean, except for
 // those that carry a sign.
 
+import { same } from "../widget/same";
 import type { Theme } from "../widget/theme";
 import { drawCorner, drawSideways, MARGIN, wholeTicks } from "./axes";
 import { Bitmap, type Cells } from "./bitmap";
@@ -12,11 +13,10 @@ import type { Cell, Focus } from "./focus";
 import {
   type Box,
   type Chosen,
-  drawChosen,
   drawGaps,
-  drawMoved,
   drawNext,
   GAP_FROM,
+  Marks,
   type Moved,
   outline,
 } from "./marks";
@@ -34,8 +34,11 @@ export class Heatmap {
   readonly canvas: Canvas;
   readonly bitmap = new Bitmap();
   #shown: MapContent | null = null;
-  /** What the last overlay was drawn from. */
-  #overlay = "";
+  /** The pixels, those below all marks, and what they were drawn from. */
+  #image: ImageData | null = null;
+  #ground = new Uint8ClampedArray(0);
+  #groundFrom: readonly unknown[] = [];
+  #marks: Marks | null = null;
   #drawnFrom: readonly unknown[] = [];
   #box: Box = { x: 0, y: 0, width: 0, height: 0 };
 
@@ -82,17 +85,15 @@ export class Heatmap {
     this.drawCells(map);
     const { context } = this.canvas;
     const box = this.#box;
-    const overlay = this.#describe(map);
-    const from = [map.chosen, map.moved, map.next, theme];
-    if (overlay === this.#overlay && from.every((each, n) => each === this.#drawnFrom[n])) return;
-    [this.#overlay, this.#drawnFrom] = [overlay, from];
-    this.canvas.clear();
-    if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
-      drawGaps(context, box, map, theme);
-    }
-    if (map.moved) drawMoved(context, box, map, map.moved, theme);
-    this.#drawAxes(map, theme);
-    if (map.chosen) drawChosen(context, box, map, map.chosen, theme);
+    const from = [this.#describe(map), map.chosen, map.moved, map.next, theme];
+    if (same(from, this.#drawnFrom)) return;
+    this.#drawnFrom = from;
+    this.#drawGround(map, theme);
+    const [image, marks] = [this.#image!, this.#marks!];
+    image.data.set(this.#ground);
+    if (map.moved) marks.moved(image, map.moved);
+    if (map.chosen) marks.chosen(image, map.chosen);
+    context.putImageData(image, 0, 0);
     if (map.next !== undefined) drawNext(context, box, map, map.next, theme);
     this.#drawFocus(map, theme);
   }
@@ -102,6 +103,23 @@ export class Heatmap {
     const { width, height } = this.#box;
     const { scale } = this.canvas;
     if (width > 0 && height > 0) this.bitmap.paint(map, width * scale, height * scale);
+  }
+
+  /** Draw gaps and axes if they have changed: marks are put on their pixels. */
+  #drawGround(map: MapContent, theme: Theme): void {
+    const { width, height, scale, context, node } = this.canvas;
+    const box = this.#box;
+    const from = [width, height, scale, map.layers, map.experts, theme];
+    if (same(from, this.#groundFrom)) return;
+    this.#groundFrom = from;
+    this.canvas.clear();
+    if (Math.min(box.width / map.experts, box.height / map.layers) >= GAP_FROM) {
+      drawGaps(context, box, map, theme);
+    }
+    this.#drawAxes(map, theme);
+    this.#image = context.getImageData(0, 0, node.width, node.height);
+    this.#ground = this.#image.data.slice();
+    this.#marks = new Marks(box, map, scale, theme);
   }
 
   /** Everything the overlay depends on, except the theme and its marks. */

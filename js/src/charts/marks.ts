@@ -28,6 +28,12 @@ export interface Moved {
 export const GAP_FROM = 6;
 /** Cells at least this large carry a sign. */
 const SIGN_FROM = 5;
+/** No mark reaches further from its middle, in CSS pixels. */
+const LARGEST = 10;
+/** A pixel with less is none: its alpha is the highest byte. */
+const MIN_ALPHA = 1 << 24;
+
+type Context = CanvasRenderingContext2D;
 
 export function drawGaps(
   context: CanvasRenderingContext2D,
@@ -44,60 +50,87 @@ export function drawGaps(
   }
 }
 
-/** Draw a dot on each cell that arrived and a cross on each that was evicted; both fade with age. */
-export function drawMoved(
-  context: CanvasRenderingContext2D,
-  box: Box,
-  map: Cells,
-  moved: readonly Moved[],
-  theme: Theme,
-): void {
-  const { at, size } = cellsIn(box, map);
-  // Signs would cover small cells, except for the newest.
-  const shown = size < SIGN_FROM ? moved.filter(({ age }) => age === 0) : moved;
-  const radius = Math.max(1.25, Math.min(size, 12) / 5);
-  for (const age of new Set(shown.map((each) => each.age))) {
-    const [dots, crosses] = [new Path2D(), new Path2D()];
-    for (const each of shown) {
-      if (each.age !== age) continue;
-      const [x, y] = at(each.index);
-      if (each.arrived) ring(dots, x, y, radius);
-      else cross(crosses, x, y, 1.3 * radius);
-    }
-    context.globalAlpha = 0.6 ** age;
-    outlined(context, theme, dots, radius < 2 ? 0 : 1);
-    context.fillStyle = theme.ink;
-    context.fill(dots);
-    context.strokeStyle = theme.ink;
-    context.lineWidth = 1.25;
-    context.stroke(crosses);
-  }
-  context.globalAlpha = 1;
+/** A mark as pixels of the screen, in a square. */
+interface Stamp {
+  side: number;
+  pixels: Uint32Array;
 }
 
-/** Mark the experts of one token: a thin ring for a hit, a thick diamond for a miss. */
-export function drawChosen(
-  context: CanvasRenderingContext2D,
-  box: Box,
-  map: Cells,
-  chosen: readonly Chosen[],
-  theme: Theme,
-): void {
-  const { at, size } = cellsIn(box, map);
-  const radius = Math.max(2.25, Math.min(size, 14) / 2.6);
-  const [rings, diamonds] = [new Path2D(), new Path2D()];
-  for (const { index, hit } of chosen) {
-    const [x, y] = at(index);
-    if (hit) ring(rings, x, y, radius);
-    else diamond(diamonds, x, y, 1.3 * radius);
+/**
+ * The marks of a map on cells of one size. Each is drawn once and then copied: a token marks
+ * hundreds of cells, and as shapes these cost a redraw most of its time.
+ */
+export class Marks {
+  readonly #stamps = new Map<string, Stamp>();
+  readonly #cells: ReturnType<typeof cellsIn>;
+
+  constructor(
+    box: Box,
+    map: Cells,
+    private readonly scale: number,
+    private readonly theme: Theme,
+  ) {
+    this.#cells = cellsIn(box, map);
   }
-  outlined(context, theme, rings, 2.5);
-  outlined(context, theme, diamonds, 3.5);
-  context.lineWidth = 1.25;
-  context.strokeStyle = theme.ink;
-  context.stroke(rings);
-  context.lineWidth = 2;
-  context.stroke(diamonds);
+
+  /** Put a dot on each cell that arrived and a cross on each that was evicted; both fade with age. */
+  moved(on: ImageData, moved: readonly Moved[]): void {
+    const { size } = this.#cells,
+      { theme } = this;
+    const radius = Math.max(1.25, Math.min(size, 12) / 5);
+    for (const { index, arrived, age } of moved) {
+      // Signs would cover small cells, except for the newest.
+      if (age && size < SIGN_FROM) continue;
+      this.#put(on, index, `${arrived} ${age}`, (context) => {
+        context.globalAlpha = 0.6 ** age;
+        const path = new Path2D();
+        if (arrived) {
+          ring(path, radius);
+          if (radius >= 2) line(context, path, theme.surface, 1);
+          context.fill(path);
+        } else {
+          cross(path, 1.3 * radius);
+          line(context, path, theme.ink, 1.25);
+        }
+      });
+    }
+  }
+
+  /** Mark the experts of one token: a thin ring for a hit, a thick diamond for a miss. */
+  chosen(on: ImageData, chosen: readonly Chosen[]): void {
+    const radius = Math.max(2.25, Math.min(this.#cells.size, 14) / 2.6);
+    // A margin around all of them, below all signs, so that they are visible on any cell.
+    for (const margin of [1.5, 0]) {
+      for (const { index, hit } of chosen) {
+        this.#put(on, index, `${hit} ${margin}`, (context) => {
+          const path = new Path2D();
+          if (hit) ring(path, radius);
+          else diamond(path, 1.3 * radius);
+          const { surface, ink } = this.theme;
+          line(context, path, margin ? surface : ink, (hit ? 1.25 : 2) + margin);
+        });
+      }
+    }
+  }
+
+  /** Copy a mark to the middle of a cell; `draw` draws it around (0, 0). */
+  #put(on: ImageData, index: number, name: string, draw: (context: Context) => void): void {
+    let stamp = this.#stamps.get(name);
+    if (!stamp) {
+      stamp = stampOf(draw, this.scale, this.theme);
+      this.#stamps.set(name, stamp);
+    }
+    const { side, pixels } = stamp,
+      { width, height } = on;
+    const [left, top] = this.#cells.at(index).map((at) => Math.round(at * this.scale) - side / 2);
+    const below = new Uint32Array(on.data.buffer);
+    for (let i = 0, y = top; y < top + side; y += 1) {
+      for (let x = left; x < left + side; x += 1, i += 1) {
+        if (pixels[i] < MIN_ALPHA || x < 0 || y < 0 || x >= width || y >= height) continue;
+        below[y * width + x] = over(pixels[i], below[y * width + x]);
+      }
+    }
+  }
 }
 
 /** Put brackets around the cell that is evicted next: no sign of a token reaches so far. */
@@ -119,10 +152,8 @@ export function drawNext(
       corners.lineTo(x + dx, y + 0.4 * dy);
     }
   }
-  outlined(context, theme, corners, 4.5);
-  context.lineWidth = 2;
-  context.strokeStyle = theme.ink;
-  context.stroke(corners);
+  line(context, corners, theme.surface, 4.5);
+  line(context, corners, theme.ink, 2);
 }
 
 /** The middle of each cell, its sides, and the smaller of them. */
@@ -133,11 +164,32 @@ function cellsIn({ x, y, width, height }: Box, { layers, experts }: Cells) {
   return { at, w, h, size: Math.min(w, h) };
 }
 
-/** A margin around marks, so that they are visible on any cell. */
-function outlined(context: CanvasRenderingContext2D, theme: Theme, path: Path2D, width: number) {
-  context.strokeStyle = theme.surface;
+/** A mark with room for the largest: its pixels, and those around it. */
+function stampOf(draw: (context: Context) => void, scale: number, theme: Theme): Stamp {
+  const side = 2 * Math.ceil(LARGEST * scale);
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = side;
+  const context = canvas.getContext("2d")!;
+  context.setTransform(scale, 0, 0, scale, side / 2, side / 2);
+  context.fillStyle = theme.ink;
+  draw(context);
+  return { side, pixels: new Uint32Array(context.getImageData(0, 0, side, side).data.buffer) };
+}
+
+/** A colour, as ImageData stores it, above another. */
+function over(above: number, below: number): number {
+  const alpha = above >>> 24;
+  const rest = ((below >>> 24) * (255 - alpha)) / 255;
+  if (!rest) return above;
+  const mix = (shift: number) =>
+    (((above >> shift) & 255) * alpha + ((below >> shift) & 255) * rest) / (alpha + rest);
+  return ((alpha + rest) << 24) | (mix(16) << 16) | (mix(8) << 8) | mix(0);
+}
+
+function line(context: Context, path: Path2D, colour: string, width: number): void {
+  context.strokeStyle = colour;
   context.lineWidth = width;
-  if (width) context.stroke(path);
+  context.stroke(path);
 }
 
 /** Draw an outline that is visible on any background. */
@@ -154,22 +206,21 @@ export function outline(
   context.strokeRect(x - 1, y - 1, width + 2, height + 2);
 }
 
-function diamond(path: Path2D, x: number, y: number, half: number): void {
-  path.moveTo(x, y - half);
-  path.lineTo(x + half, y);
-  path.lineTo(x, y + half);
-  path.lineTo(x - half, y);
+function diamond(path: Path2D, half: number): void {
+  path.moveTo(0, -half);
+  path.lineTo(half, 0);
+  path.lineTo(0, half);
+  path.lineTo(-half, 0);
   path.closePath();
 }
 
-function ring(path: Path2D, x: number, y: number, radius: number): void {
-  path.moveTo(x + radius, y);
-  path.arc(x, y, radius, 0, 2 * Math.PI);
+function ring(path: Path2D, radius: number): void {
+  path.arc(0, 0, radius, 0, 2 * Math.PI);
 }
 
-function cross(path: Path2D, x: number, y: number, half: number): void {
-  path.moveTo(x - half, y - half);
-  path.lineTo(x + half, y + half);
-  path.moveTo(x - half, y + half);
-  path.lineTo(x + half, y - half);
+function cross(path: Path2D, half: number): void {
+  path.moveTo(-half, -half);
+  path.lineTo(half, half);
+  path.moveTo(-half, half);
+  path.lineTo(half, -half);
 }

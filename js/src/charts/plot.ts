@@ -6,6 +6,7 @@
 // not set the scale: they are drawn to its top with a triangle, and the highest is named.
 
 import { integer, short } from "../widget/format";
+import { same } from "../widget/same";
 import type { Theme } from "../widget/theme";
 import { drawCorner, drawSideways, MARGIN, wholeTicks } from "./axes";
 import { Brush } from "./brush";
@@ -30,6 +31,8 @@ export interface PlotContent {
   log?: boolean;
   /** Steps that used the selected expert: marked below the axis. */
   highlighted?: readonly number[] | undefined;
+  /** Changes with the values: a plot of the same version only moves its playhead. */
+  version?: string;
 }
 
 /** Draws the marks of a plot. */
@@ -78,6 +81,7 @@ export class Plot {
   overflow = "";
   readonly #overlay = new Overlay();
   #place: Place | null = null;
+  #drawnFrom: readonly unknown[] = [];
   #end = 0;
   /** What the whole plot depends on, and the number of complete marks drawn. */
   #key = "";
@@ -125,6 +129,10 @@ export class Plot {
     const { shown } = content;
     const axis = new Axis(shown, this.canvas.width);
     if (!this.#overlay.node.isConnected) this.canvas.node.after(this.#overlay.node);
+    if (this.#unchanged(content, theme)) {
+      this.#overlay.place(axis, this.#place!.base, this.focus.at, this.focus.step);
+      return;
+    }
     const perMark = Math.ceil((NARROWEST * (shown.to - shown.from)) / axis.width);
     const known = this.#place?.theme === theme && !content.highlighted;
     const place = this.#measure(content, painter, axis, perMark, theme);
@@ -145,6 +153,14 @@ export class Plot {
     this.painted = marks - from;
     if (from === 0) this.#drawAll(content, painter, marks);
     else if (marks > from) this.#drawNew(painter, from, marks);
+  }
+
+  #unchanged({ version, log, highlighted, shown }: PlotContent, theme: Theme): boolean {
+    const { width, height, scale } = this.canvas;
+    const from = [version, log, highlighted, theme, shown.from, shown.to, width, height, scale];
+    const unchanged = !!version && same(from, this.#drawnFrom);
+    this.#drawnFrom = from;
+    return unchanged;
   }
 
   get #height(): number {

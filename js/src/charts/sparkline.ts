@@ -1,6 +1,7 @@
 // A small line of a number over the run's tokens, without axes: it shows the course, not values.
 
 import { el } from "../widget/dom";
+import { same } from "../widget/same";
 import type { Theme } from "../widget/theme";
 
 /** Size in CSS pixels. */
@@ -11,22 +12,21 @@ const POINTS = 32;
 export class Sparkline {
   readonly node = el("canvas", "oj-spark", { "aria-hidden": "true" });
   /** What the last drawing showed. */
-  #drawn = "";
+  #drawn: readonly unknown[] = [];
+  #values: ArrayLike<number> | null = null;
+  #points: number[] = [];
 
   /** Draw `values`, with a dot at the value numbered `at`. */
   draw(values: ArrayLike<number>, at: number | null, theme: Theme): void {
-    const points = highest(values, POINTS);
+    if (values !== this.#values) this.#points = highest(values, POINTS);
+    this.#values = values;
+    const points = this.#points;
     const mark =
       at === null || !values.length ? null : Math.floor((at * points.length) / values.length);
     const scale = Math.max(1, window.devicePixelRatio || 1);
-    const key = JSON.stringify([
-      points.map((value) => value.toPrecision(3)),
-      mark,
-      scale,
-      theme.hit,
-    ]);
-    if (key === this.#drawn) return;
-    this.#drawn = key;
+    const from = [points, mark, scale, theme.hit];
+    if (same(from, this.#drawn)) return;
+    this.#drawn = from;
     this.node.width = WIDTH * scale;
     this.node.height = HEIGHT * scale;
     const context = this.node.getContext("2d")!;

@@ -3,6 +3,7 @@
 
 import { el, setText } from "../widget/dom";
 import { bytes, ms } from "../widget/format";
+import { same } from "../widget/same";
 import type { Theme } from "../widget/theme";
 import { Canvas } from "./canvas";
 
@@ -45,7 +46,7 @@ export class Timeline {
     if (!this.#canvas.fit()) return;
     const { width, height, scale } = this.#canvas;
     const now = [times, layers, theme, width, height, scale];
-    if (now.every((value, i) => value === this.#drawn[i])) return;
+    if (same(now, this.#drawn)) return;
     this.#drawn = now;
     [this.#times, this.#layers] = [times, layers];
     this.#say(null);

@@ -26,6 +26,8 @@ export interface DrawInput {
   /** The steps that chose any of the selected experts, and how many tokens did. */
   users?: readonly number[];
   chosenBy?: Users;
+  /** Changes with what is known of the steps. */
+  version: string;
   /** What a step is called: "token 12". */
   name: (step: number) => string;
 }
@@ -42,7 +44,8 @@ export function drawInput(
   const { at, step, experts: selected } = focus;
   const shown = focus.zoom.apply(stepRange(state), at);
   const name = (step: number) => stepName(step, shown);
-  const input: DrawInput = { theme, shown, at, step, resting, experts, name };
+  const version = `${state.epoch} ${state.seq}`;
+  const input: DrawInput = { theme, shown, at, step, resting, experts, version, name };
   if (step !== null && state.routing.has(step)) {
     const chosen: Chosen[] = [];
     state.routing.forEach(step, state.experts, (index, hit) => chosen.push({ index, hit }));

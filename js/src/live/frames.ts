@@ -1,4 +1,5 @@
-// Decodes the wire frame of outlier_jupyter/notebook/live/frames.py, which documents the layout.
+// Decodes the wire frame of outlier_jupyter/notebook/live/frames.py, which documents the layout. Its
+// older versions never get here: a notebook saves the script that reads its frames.
 //
 // The arrays are views into the bytes, not copies: nobody else may write to the bytes.
 
@@ -7,9 +8,7 @@ const VERSION = 4;
 const TOTALS_BYTES = 11 * 8;
 /** Bytes of a step, without the parts of its time. */
 const STEP_BYTES = 8 + 8 * 4 + 1;
-/** The bytes of the head by version. In version 2 a step's time has five parts. */
-const HEAD_BYTES: Record<number, number> = { 2: 88, 3: 96, [VERSION]: 112 };
-const PARTS_OF_2 = 5;
+const HEAD_BYTES = 112;
 /** From more experts than this a number in the order takes two halves. */
 const WIDE = 65_536;
 /** Bits of the flags. */
@@ -109,33 +108,30 @@ export interface Frame {
 export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const { buffer, byteOffset, byteLength } = bytes;
   const view = new DataView(buffer, byteOffset, byteLength);
-  if (byteLength < HEAD_BYTES[2] + TOTALS_BYTES || view.getUint32(0, true) !== MAGIC) {
+  if (byteLength < HEAD_BYTES + TOTALS_BYTES || view.getUint32(0, true) !== MAGIC) {
     throw new FrameError(`${byteLength} bytes are not a frame`);
   }
   const version = view.getUint16(4, true);
-  const old = version === 2;
-  const headBytes = HEAD_BYTES[version];
-  if (!headBytes || byteLength < headBytes + TOTALS_BYTES) {
+  if (version !== VERSION) {
     throw new FrameError(`frame version ${version} was seen, ${VERSION} is wanted`);
   }
   const flags = view.getUint16(6, true);
   const head = (n: number) => view.getUint32(8 + 4 * n, true);
-  const since4 = (n: number) => (version < 4 ? 0 : head(n));
-  const nParts = old ? PARTS_OF_2 : head(20);
+  const nParts = head(20);
   const [n, textBytes, m, r] = [head(5), head(11), head(12), head(13)];
   const [layers, k, routed, q] = [head(6), head(14), head(15), head(16)];
   const rowBytes = Math.ceil((layers * k) / 8);
   const routing = routed * (2 * layers * k + rowBytes);
-  const ordered = since4(23);
+  const ordered = head(23);
   const halves = ordered * (layers * head(7) > WIDE ? 2 : 1);
   const known =
     n * (STEP_BYTES + 4 * nParts) + m * 8 + r * 5 + q * 8 + routing + 2 * halves + textBytes;
-  const expected = headBytes + TOTALS_BYTES + known;
+  const expected = HEAD_BYTES + TOTALS_BYTES + known;
   if (head(0) !== byteLength || expected !== byteLength) {
     throw new FrameError(`a frame of ${head(0)} bytes came as ${byteLength}`);
   }
 
-  let at = byteOffset + headBytes + TOTALS_BYTES;
+  let at = byteOffset + HEAD_BYTES + TOTALS_BYTES;
   const skip = (nbytes: number) => {
     const start = at;
     at += nbytes;
@@ -148,7 +144,6 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const nbytes = new Float64Array(buffer, skip(8 * n), n);
   const [tokenMs, p50, p95, max] = [f32(), f32(), f32(), f32()];
   const parts = Array.from({ length: nParts }, f32);
-  if (old) parts.push(remainderOf(tokenMs, parts));
   const [hits, misses, reads, textEnd] = [u32(n), u32(n), u32(n), u32(n)];
   const [countIndex, count, changeIndex] = [u32(m), u32(m), u32(r)];
   const [moveStep, move] = [u32(q), u32(q)];
@@ -158,7 +153,7 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   for (let i = ordered; i < halves; i += 1) experts[i - ordered] += low[i] * WIDE;
   const phase = u8(n);
   const changeState = u8(r);
-  const totals = totalsIn(view, headBytes);
+  const totals = totalsIn(view);
   const hitBits = u8(routed * rowBytes);
   return {
     run: head(1),
@@ -182,8 +177,8 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
     changeState,
     ...{ k, routed, expertsOf, hitBits, moveStep, move },
     ...{ movesFrom: head(17), callTokens: head(18), callLayers: head(19) },
-    firstToken: old ? firstTokenOf(totals) : head(21),
-    order: { kind: since4(22), experts, pinned: since4(24), steps: since4(25) },
+    firstToken: head(21),
+    order: { kind: head(22), experts, pinned: head(24), steps: head(25) },
     totals,
     snapshot: (flags & SNAPSHOT) !== 0,
     final: (flags & FINAL) !== 0,
@@ -199,30 +194,8 @@ export function copyBytes(data: DataView | ArrayBuffer | ArrayBufferView): Uint8
   return new Uint8Array(bytes);
 }
 
-/**
- * The time that no part of a version 2 frame covers. Parts that exceed the token's time are cut.
- */
-function remainderOf(
-  tokenMs: Float32Array<ArrayBuffer>,
-  parts: Float32Array[],
-): Float32Array<ArrayBuffer> {
-  const left = tokenMs.map((ms) => ms || 0);
-  for (const part of parts) {
-    for (let i = 0; i < left.length; i += 1) {
-      part[i] = Math.min(part[i] || 0, left[i]);
-      left[i] -= part[i];
-    }
-  }
-  return left;
-}
-
-/** The step that produced the first token, derived from the totals of version 2. */
-function firstTokenOf({ steps, decodeSteps }: Totals): number {
-  return decodeSteps ? Math.max(0, steps - decodeSteps - 1) : NO_TOKEN;
-}
-
-function totalsIn(view: DataView, headBytes: number): Totals {
-  const u64 = (n: number) => Number(view.getBigUint64(headBytes + 8 * n, true));
+function totalsIn(view: DataView): Totals {
+  const u64 = (n: number) => Number(view.getBigUint64(HEAD_BYTES + 8 * n, true));
   return {
     steps: u64(0),
     lookups: u64(1),

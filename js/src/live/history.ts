@@ -21,7 +21,11 @@ export class ExpertHistory implements ExpertStates {
 
   readonly #checkpoints: Checkpoints;
 
-  constructor(private readonly state: RunState) {
+  /** `near` is often at the step that is shown next. */
+  constructor(
+    private readonly state: RunState,
+    private readonly near?: ExpertHistory,
+  ) {
     this.#checkpoints = Checkpoints.of(state);
   }
 
@@ -87,7 +91,11 @@ export class ExpertHistory implements ExpertStates {
     const { state } = this,
       checkpoints = this.#checkpoints,
       earliest = this.#earliest;
-    const nearest = checkpoints.nearest(step, earliest, Math.abs(this.step - step));
+    const { near } = this;
+    const there = near?.step === step && near.#epoch === state.epoch && this.step !== step;
+    const nearest: [number, Checkpoint] | null = there
+      ? [step, near]
+      : checkpoints.nearest(step, earliest, Math.abs(this.step - step));
     if (nearest) {
       this.#take(...nearest);
       this.#epoch = state.epoch;
@@ -107,10 +115,10 @@ export class ExpertHistory implements ExpertStates {
   /** Add a step's choices to the counts, or take them off. */
   #count(step: number, sign: 1 | -1): void {
     const { counts, layerTotals, state } = this;
-    state.routing.forEach(step, state.experts, (index) => {
+    for (const index of state.routing.indices(step, state.experts)) {
       counts[index] += sign;
       layerTotals[Math.floor(index / state.experts)] += sign;
-    });
+    }
   }
 
   /** Apply or undo arrivals and evictions up to `step`. */

@@ -1,5 +1,6 @@
 // When each expert of one layer was in RAM: the spans that the bands show.
 
+import { same } from "../widget/same";
 import type { RunState } from "./state";
 
 /** An expert in RAM from its arrival, in step `from`, to its eviction, in step `to`. */
@@ -25,7 +26,7 @@ export class LayerBands {
   find(layer: number): boolean {
     const { state } = this;
     const from = [layer, state.epoch, state.moves.end, state.steps.end];
-    if (from.every((value, i) => value === this.#known[i])) return false;
+    if (same(from, this.#known)) return false;
     this.#known = from;
     this.layer = layer;
     const { experts, moves, resident, steps } = state;

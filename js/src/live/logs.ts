@@ -50,6 +50,7 @@ export class RoutingLog extends Steps {
   k = 0;
   #experts = new Uint16Array(0);
   #bits = new Uint8Array(0);
+  #indices = new Uint32Array(0);
 
   append(frame: Frame): void {
     const { nSteps, routed, layers, k, firstStep } = frame;
@@ -93,6 +94,21 @@ export class RoutingLog extends Steps {
   hit(step: number, layer: number, j: number): boolean {
     const bit = layer * this.k + j;
     return (this.#bits[(step - this.first) * this.#rowBytes + (bit >> 3)] & (1 << (bit & 7))) !== 0;
+  }
+
+  /** The experts that a step chose, each at layer * experts + expert; the next call changes them. */
+  indices(step: number, experts: number): Uint32Array {
+    const { width, k } = this;
+    if (this.#indices.length !== width) this.#indices = new Uint32Array(width);
+    let n = 0;
+    if (this.has(step)) {
+      const from = (step - this.first) * width;
+      for (let i = 0; i < width; i += 1) {
+        const expert = this.#experts[from + i];
+        if (expert !== NO_EXPERT) this.#indices[n++] = Math.floor(i / k) * experts + expert;
+      }
+    }
+    return this.#indices.subarray(0, n);
   }
 
   /**

@@ -1,5 +1,6 @@
 // Where each expert in RAM stands in the eviction order; without the order, how long it is unused.
 
+import { same } from "../widget/same";
 import { type EvictionOrder, EXACT, RELEARNED, UNKNOWN } from "./frames";
 import type { ExpertStates, RunState } from "./state";
 
@@ -28,7 +29,7 @@ export class Places {
   find(experts: ExpertStates, step: number, order: EvictionOrder | null): boolean {
     const { state } = this;
     const from = [state.epoch, state.seq, experts, step, order, experts.residentCount];
-    if (from.every((value, i) => value === this.#known[i])) return false;
+    if (same(from, this.#known)) return false;
     this.#known = from;
     const size = experts.resident.length;
     if (this.levels.length !== size) {
@@ -69,9 +70,9 @@ export class Places {
     for (let at = first; at <= step; at += 1) {
       const unused = Math.log(step - at + 1) / left;
       const level = Math.max(1, Math.ceil(unused * SHADES));
-      state.routing.forEach(at, state.experts, (index) => {
+      for (const index of state.routing.indices(at, state.experts)) {
         if (resident[index]) levels[index] = level;
-      });
+      }
     }
   }
 }

@@ -54,7 +54,7 @@ export function summariesOf(state: RunState, info: Info, experts: ExpertStates):
 
 /** "; most time went to waiting for reads, 74 %", over all tokens from a step on. */
 function mainPart(state: RunState, info: Info, from: number): string {
-  const sums = partsOf(info, state).map(({ name, column }) => {
+  const sums = partsOf(info).map(({ name, column }) => {
     const values = state.steps.part(column, from, state.steps.end);
     return { name, spent: values.reduce((sum, value) => sum + (value || 0), 0) };
   });

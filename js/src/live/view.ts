@@ -80,8 +80,8 @@ export class RunView {
   ) {
     const { state } = store;
     const changed = () => this.#redraw();
-    this.#history = new ExpertHistory(state);
     this.#selected = new ExpertHistory(state);
+    this.#history = new ExpertHistory(state, this.#selected);
     this.#playback = new Playback(state, this.#history);
     this.#focus = new Focus(changed, this.#playback);
     this.#transport = new Transport(state, this.#playback, this.#focus, changed, signal);
@@ -91,7 +91,7 @@ export class RunView {
     this.#routing = new RoutingPanel(...shared);
     this.#residency = new ResidencyPanel(store, this.#focus, changed, signal);
     this.#latency = new LatencyPanel(...shared);
-    this.#time = new TimePanel(() => partsOf(store.info, state), ...shared);
+    this.#time = new TimePanel(() => partsOf(store.info), ...shared);
     this.#hint = new Hint(changed, signal);
     const panels = {
       ...{ text: this.#text, routing: this.#routing, residency: this.#residency },
@@ -224,9 +224,11 @@ export class RunView {
   #drawParts(parts: number[], now: number): void {
     const { state, info, status } = this.store;
     const { at } = this.#playback;
-    this.#selected.keepUp();
     const experts = at === null ? state : this.#history.show(at);
     const resting = this.#playback.resting(performance.now());
+    // Checkpoints for the next jump are made while the playhead does not move.
+    if (!this.#focus.stepHovered && (at === null || resting) && this.#selected.keepUp())
+      this.#drawLater(REST_MS);
     if (at !== null && !resting && !this.#playback.playing) this.#drawLater(REST_MS);
     const input = drawInput(
       ...([state, this.#focus, this.#theme!, experts, this.#selected, resting] as const),

@@ -132,6 +132,8 @@ for (const [name, shape] of Object.entries({
     timeout: 60_000,
   }, () => {
     const run = new Synthetic(shape);
+    run.ordered = false;
+    run.ordered = false;
     const state = new RunState();
     state.apply(run.next(shape.prompt, false));
     const [counts, resident] = [state.counts.slice(), state.resident.slice()];

@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, expect, test } from "vitest";
 import "../../src/live.css";
-import { drawChosen, drawNext } from "../../src/charts/marks";
+import { drawNext, Marks } from "../../src/charts/marks";
 import widget from "../../src/live";
 import { readTheme } from "../../src/widget/theme";
 import { encode, MockModel, PARTS, Synthetic, settled } from "../synthetic";
@@ -110,7 +110,9 @@ test("brackets around the cell that is evicted next reach beyond every other mar
     });
     return far;
   };
-  drawChosen(context, area, map, [{ index: 4 * 20 + 6, hit: false }], theme);
+  const image = context.getImageData(0, 0, 140, 90);
+  new Marks(area, map, 1, theme).chosen(image, [{ index: 4 * 20 + 6, hit: false }]);
+  context.putImageData(image, 0, 0);
   const miss = inked();
   drawNext(context, area, map, 4 * 20 + 6, theme);
   expect(inked()).toBeGreaterThan(miss + 2);

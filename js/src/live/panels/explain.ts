@@ -8,6 +8,7 @@ import type { Cell, Focus } from "../../charts/focus";
 import { Timeline } from "../../charts/timeline";
 import { el, setText } from "../../widget/dom";
 import { ms, percent, plural, quoted } from "../../widget/format";
+import { same } from "../../widget/same";
 import type { DrawInput } from "../draw-input";
 import { expertSentences, type Spent, slowest, spentBy, tokenSentences } from "../explain-words";
 import { HINT } from "../hint";
@@ -34,6 +35,8 @@ export class ExplainPanel {
   readonly #body: HTMLElement;
   /** What the bar and the list of slow tokens show. */
   #barKey = "";
+  #said: readonly string[] = [];
+  #saidFrom: readonly unknown[] = [];
   #shown = "";
   #slowKey = "";
 
@@ -94,11 +97,10 @@ export class ExplainPanel {
     const total = state.steps.at("tokenMs", step);
     const how = this.store.kindOf(step) === "thinking" ? " while thinking" : "";
     setText(this.#title, `Why ${input.name(step)} took ${ms(total)}${how}`);
-    const parts = partsOf(info, state);
+    const parts = partsOf(info);
     this.#drawBar(spentBy(state, parts, step), total);
     const answer = this.#answer({ step }, input);
-    const known = tokenSentences(state, parts, step, input.name, input.resting);
-    this.#say(answer?.token?.sentences ?? known);
+    this.#say(answer?.token?.sentences ?? this.#sentencesOf(step, input));
     this.#timeline.draw(answer?.token ?? null, state.layers, input.theme);
     const { layers, notes } = answer?.token ?? { layers: [], notes: [] };
     const rows = layers.map(
@@ -106,6 +108,16 @@ export class ExplainPanel {
     );
     const more = [...rows, ...notes].join("\n");
     this.#fold("All layers and limits", more || (answer?.words ?? ""));
+  }
+
+  /** What the frames say about a token, searched once. */
+  #sentencesOf(step: number, { version, name, resting }: DrawInput): readonly string[] {
+    const { state, info } = this.store;
+    const from = [step, version, resting];
+    if (!same(from, this.#saidFrom))
+      this.#said = tokenSentences(state, partsOf(info), step, name, resting);
+    this.#saidFrom = from;
+    return this.#said;
   }
 
   #drawExpert(cell: Cell, input: DrawInput): void {

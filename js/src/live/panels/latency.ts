@@ -52,7 +52,7 @@ export class LatencyPanel {
   }
 
   draw(input: DrawInput): void {
-    const { shown, theme, users: highlighted } = input;
+    const { shown, theme, users: highlighted, version } = input;
     this.#input = input;
     this.panel.setSubtitle("ms per read");
     const { steps } = this.state;
@@ -60,13 +60,14 @@ export class LatencyPanel {
     this.#tools.draw();
     if (!this.panel.drawn) return;
     const { log } = this.#tools;
+    const common = { shown, log, highlighted, version };
     const lines = QUANTILES.map(({ column, role, ...line }) => {
       return { ...line, values: steps.column(column, shown.from, shown.to), colour: theme[role] };
     });
-    this.#lines.draw({ shown, lines, title: "ms", log, highlighted }, theme);
+    this.#lines.draw({ ...common, lines, title: "ms" }, theme);
     const values = steps.column("nbytes", shown.from, shown.to);
     const parts = [{ values, colour: theme.read }];
-    this.#bars.draw({ shown, parts, title: "bytes", units: byteScale, log, highlighted }, theme);
+    this.#bars.draw({ ...common, parts, title: "bytes", units: byteScale }, theme);
     const notes = [this.#lines.plot.overflow, this.#bars.note("the most")];
     this.panel.setNote(notes.filter(Boolean).join("; "));
   }

@@ -9,6 +9,7 @@ import type { Focus } from "../../charts/focus";
 import type { Chosen, Moved } from "../../charts/marks";
 import { el, setText, setTitle } from "../../widget/dom";
 import { integer, plural } from "../../widget/format";
+import { same } from "../../widget/same";
 import type { DrawInput } from "../draw-input";
 import { NO_EXPERT } from "../frames";
 import { LayerBands } from "../layer-bands";
@@ -169,7 +170,9 @@ export class ResidencyPanel {
       { values: column("hits"), colour: theme.hit },
       { values: column("misses"), colour: theme.miss, hatched: true },
     ];
-    this.#bars.draw({ shown, parts, by: parts[1].values, title: "lookups", highlighted }, theme);
+    const { version } = input;
+    const stack = { shown, parts, by: parts[1].values, title: "lookups", highlighted, version };
+    this.#bars.draw(stack, theme);
   }
 
   /** The hits and misses of the token shown, and what moved with it and shortly before. */
@@ -178,7 +181,7 @@ export class ResidencyPanel {
       shown = this.#shown;
     const step = input.expertsThen ? shown!.step : state.steps.end - 1;
     const from = [state.epoch, state.seq, step];
-    if (from.every((value, n) => value === this.#markedFrom[n])) return this.#marks;
+    if (same(from, this.#markedFrom)) return this.#marks;
     this.#markedFrom = from;
     const chosen: Chosen[] = [];
     const missed = new Set<number>();

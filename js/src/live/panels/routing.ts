@@ -4,6 +4,7 @@ import { cividisOf, stopsOn } from "../../charts/colours";
 import type { Focus } from "../../charts/focus";
 import { el, setText } from "../../widget/dom";
 import { integer, NONE, percent, plural } from "../../widget/format";
+import { same } from "../../widget/same";
 import { type ChosenCounts, countsOf } from "../chosen-tokens";
 import type { DrawInput } from "../draw-input";
 import type { ExpertStates, RunState } from "../state";
@@ -77,7 +78,7 @@ export class RoutingPanel {
   #countChosen(chosen: readonly number[]): ChosenCounts | null {
     const { state } = this;
     const from = [chosen, state.epoch, state.layers, state.routing.first, state.routing.end];
-    if (from.some((each, i) => each !== this.#countedFrom[i])) {
+    if (!same(from, this.#countedFrom)) {
       this.#countedFrom = from;
       this.#ofChosen = chosen.length ? countsOf(state, chosen) : null;
     }

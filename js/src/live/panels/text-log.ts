@@ -6,6 +6,7 @@
 // the chunks where it was and is, and a jump only the chunks in sight at once.
 
 import { el } from "../../widget/dom";
+import { same } from "../../widget/same";
 import { KINDS } from "../columns";
 import { KEPT_STEPS } from "../limits";
 import { firstWhere } from "../search";
@@ -19,6 +20,9 @@ const DIMMED = "oj-future";
 const NEAR = 256;
 /** Milliseconds until as many of the others are. */
 const DIM_REST_MS = 50;
+
+/** Characters on a line, about. */
+const LINE = 70;
 
 /** A text of these kinds alone has no names in it. */
 const UNNAMED = ["template", "answer", undefined];
@@ -164,7 +168,7 @@ export class TextLog {
   segment(kinds: ArrayLike<number> | null): void {
     const { steps } = this;
     const wanted = [kinds, steps.length, this.generation];
-    if (!kinds || wanted.every((each, i) => each === this.#segmented[i])) return;
+    if (!kinds || same(wanted, this.#segmented)) return;
     this.#segmented = wanted;
     const parted = steps.some((step) => !UNNAMED.includes(KINDS[kinds[step]]));
     let before = "template";
@@ -239,7 +243,12 @@ export class TextLog {
     this.steps.push(step);
     chunk.steps.push(step);
     chunk.node.append(token);
-    if (text.endsWith("\n")) this.#beginParagraph();
+    if (!text.endsWith("\n")) return;
+    // The page guesses heights out of sight: by too low ones it lays out too many after a jump.
+    const { style, textContent } = this.#paragraph!;
+    const lines = Math.ceil(textContent!.trim().length / LINE) || 1;
+    style.containIntrinsicBlockSize = `auto ${1.6 * lines}em`;
+    this.#beginParagraph();
   }
 
   #restart(): void {

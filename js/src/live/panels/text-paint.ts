@@ -3,6 +3,7 @@
 // A token that arrives is painted on the scale in use. The scale is fitted again when a quarter more
 // tokens have arrived, and at the end of the run.
 
+import { same } from "../../widget/same";
 import type { ColumnSource } from "../columns";
 import { type Colouring, levelOf, type Scale, scaleOf } from "./text-colour";
 import type { TextLog } from "./text-log";
@@ -29,7 +30,7 @@ export class TextPaint {
     const { length } = log.steps;
     const numbers = used.column && this.source.column(used.column);
     const now = [used.key, numbers, log.generation, over];
-    const changed = now.some((each, i) => each !== this.#painted[i]);
+    const changed = !same(now, this.#painted);
     if (changed || length >= GROWTH * Math.max(1, this.#fitted)) {
       this.#painted = now;
       this.#fitted = length;

@@ -44,7 +44,7 @@ export class TimePanel {
   }
 
   draw(input: DrawInput): void {
-    const { shown, theme, users: highlighted } = input;
+    const { shown, theme, users: highlighted, version } = input;
     this.#input = input;
     this.panel.setSubtitle("ms of each token, by part");
     this.panel.setReadout(this.#readout(input.step), input.step !== null);
@@ -63,7 +63,7 @@ export class TimePanel {
       colour: colourOf(part, theme),
       hatched: part.key === WAIT,
     }));
-    this.#bars.draw({ shown, parts, title: "ms", log, highlighted }, theme);
+    this.#bars.draw({ shown, parts, title: "ms", log, highlighted, version }, theme);
     const notes = [this.#bars.note("the slowest"), log ? "parts: shares of the bar" : ""];
     this.panel.setNote(notes.filter(Boolean).join("; "));
   }
