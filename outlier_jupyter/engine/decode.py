@@ -10,8 +10,8 @@ router tap and `Stopped`; it does not know the subscribers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -49,6 +49,8 @@ from .thinking_budget import ThinkingBudget
 
 CLEAR_EVERY = 256
 """After so many tokens MLX's freed buffers are returned, as in mlx-lm, and the files checked."""
+
+Taken = TypeVar("Taken")
 
 UNCOMPUTABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 """What mlx-lm's models and MLX raise for shapes, types or options that do not match."""
@@ -163,7 +165,7 @@ class Decoding:
         try:
             while not self.finish_reason:
                 token = self._prefill() if token is None else self._call(DECODE, [token])
-                yield self._take(token)
+                yield self.take(token)
                 if self._stop.is_set():
                     raise Stopped
         except Stopped:
@@ -216,28 +218,43 @@ class Decoding:
         self._tap.begin()
         logits = self._forward(tokens)
         forward = self._clock()
-        produced, numbers = -1, None
-        if after is None:
-            produced, numbers = self._next.choose(self.read, tokens, logits[:, -1, :])
-        else:
-            scored = after if self._options.score_prompt else []
-            state = [layer.state for layer in self._kv]
-            numbers = self._next.read_only(logits, scored, state)
+        produced = self.choose(tokens, logits, after, self._kv)
         end = self._clock()
-        self.read += tokens
-        self._predicted = None if numbers is None else Predicted(numbers)
-        if self._predicted is not None:
-            self._emit(self._predicted)
-        for event in self._tap.drain():
-            self._emit(event)
-        self._emit(
-            StepDone(produced, end - begin, end - forward, forward - reported, reported - begin)
-        )
+        times = StepDone(produced, end - begin, end - forward, forward - reported, reported - begin)
+        self.end_call(times, self._tap.drain())
         if self._recorder.call_misses:  # nothing that a changed file gave goes on
             self._check()
         if self._reference is not None:
             self._compare(tokens, logits[:, -1, :] if after is None else None)
         return produced
+
+    def choose(
+        self, tokens: list[int], logits: mx.array, after: list[int] | None, kv: list[Any]
+    ) -> int:
+        """Evaluate a call over `tokens`, which then count as read; the id sampled after the last.
+
+        Args:
+            logits: [1, tokens, vocabulary], lazy.
+            after: as of `_call`: then nothing is sampled, and -1 is returned.
+            kv: the KV cache that the call wrote to.
+        """
+        produced, numbers = -1, None
+        if after is None:
+            produced, numbers = self._next.choose(self.read, tokens, logits[:, -1, :])
+        else:
+            scored = after if self._options.score_prompt else []
+            numbers = self._next.read_only(logits, scored, [layer.state for layer in kv])
+        self.read += tokens
+        self._predicted = None if numbers is None else Predicted(numbers)
+        return produced
+
+    def end_call(self, done: StepDone, events: Iterable[Event]) -> None:
+        """Emit what ends a call: what the model found likely, the tap's `events`, and `done`."""
+        if self._predicted is not None:
+            self._emit(self._predicted)
+        for event in events:
+            self._emit(event)
+        self._emit(done)
 
     def _compare(self, tokens: list[int], logits: mx.array | None) -> None:
         """Run the exact model on the same tokens, and report this call's divergence from it."""
@@ -273,7 +290,7 @@ class Decoding:
         for kind, piece in pieces:
             self._emit(SegmentText(name_of(kind), piece))
 
-    def _take(self, token: int) -> Step:
+    def take(self, token: int) -> Step:
         """Add one token and its text, and decide whether the run ends with it."""
         self.generated.append(token)
         ends, thinking = token in self._sampling.ends, self.segments.kind == THINKING
@@ -312,7 +329,9 @@ class StartedRun:
         self, interrupts: Interrupts, steps: Generator[Step, None, None], finished: list[Run]
     ) -> None:
         # A generator, because a traceback would keep an iterator object, and so the run, alive.
-        self.steps = _interruptible(interrupts, steps, finished)
+        self.steps = interruptible(
+            interrupts, steps, lambda: Interrupted(finished[-1]) if finished else None
+        )
         self._finished = finished
 
     @property
@@ -321,25 +340,27 @@ class StartedRun:
         return self._finished[-1] if self._finished else None
 
 
-def _interruptible(
-    interrupts: Interrupts, steps: Generator[Step, None, None], finished: list[Run]
-) -> Generator[Step, None, None]:
-    """Yield a run's steps; SIGINT within a step, or at the end, requests the run's stop.
+def interruptible(
+    interrupts: Interrupts,
+    steps: Generator[Taken, None, None],
+    stopped: Callable[[], Interrupted | None],
+) -> Generator[Taken, None, None]:
+    """Yield the steps of a run, or of several; SIGINT within a step, or at the end, stops them.
 
-    A KeyboardInterrupt between two steps, or one that the caller throws in, ends the run cleanly.
+    A KeyboardInterrupt between two steps, or one that the caller throws in, ends them cleanly.
 
     Args:
-        finished: the run is appended when it has ended.
+        stopped: what to raise for the runs so far; None before there are any.
 
     Raises:
-        Interrupted: also if the run was already complete when it was interrupted.
+        Interrupted: also if all was already complete when it was interrupted.
     """
     try:
         while True:
             with interrupts:
                 step = next(steps, None)
-                if step is None and finished and interrupts.noted:
-                    raise Interrupted(finished[-1])
+                if step is None and interrupts.noted and (error := stopped()) is not None:
+                    raise error
             if step is None:
                 return
             yield step
@@ -348,8 +369,8 @@ def _interruptible(
     except KeyboardInterrupt:
         with interrupts:
             steps.close()
-            if finished:
-                raise Interrupted(finished[-1]) from None
+            if (error := stopped()) is not None:
+                raise error from None
         raise
     finally:
         with deferred():

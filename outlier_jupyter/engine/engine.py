@@ -36,6 +36,7 @@ from .context_calls import ContextCalls
 from .decode import StartedRun
 from .event_bus import EventBus
 from .kv_cache import KVCaches
+from .many_calls import ManyCalls
 from .memory import MemoryUse, cache_cap, measure, outside_mlx
 from .memory_budget import MemoryBounds, Needs, fitted
 from .one_run import start_run
@@ -52,7 +53,7 @@ from .threads import thread_cleanup
 from .vocabulary import Vocabulary
 
 
-class Engine(ContextCalls):
+class Engine(ContextCalls, ManyCalls):
     """A loaded model. Made by `outlier_jupyter.load`; close it, or use it as a context manager.
 
     Attributes:

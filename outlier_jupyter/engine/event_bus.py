@@ -57,6 +57,10 @@ class EventBus:
         """Begin a run: `recorder` receives each event first, then the present subscribers."""
         self._activate([_Subscriber(recorder, kinds), *self._subscribed])
 
+    def begin_alone(self, recorder: Sink, *kinds: type[Event]) -> None:
+        """Begin several runs together: their events reach `recorder` and no subscriber."""
+        self._activate([_Subscriber(recorder, kinds)])
+
     def between_runs(self, event: Event) -> None:
         """Send an event that belongs to no run to all subscribers."""
         self._activate(list(self._subscribed))

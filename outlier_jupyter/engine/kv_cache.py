@@ -84,7 +84,7 @@ class KVCaches:
 
     def _start(self, tokens: list[int], options: GenerateOptions) -> tuple[KVCache, list[int]]:
         if options.reuse_kv and not options.score_prompt:  # what is not read is not scored
-            kv, rest = self._kept.fetch_nearest_cache(_kind(options), tokens)
+            kv, rest = self._kept.fetch_nearest_cache(kind_of(options), tokens)
             if kv is not None and not rest and can_trim_prompt_cache(kv):
                 # All ids are cached, but logits come only from reading: read the last id again.
                 trim_prompt_cache(kv, 1)
@@ -113,7 +113,7 @@ class KVCaches:
                 stacklevel=2,
             )
             return
-        self._kept.insert_cache(_kind(options), tokens, kv)
+        self._kept.insert_cache(kind_of(options), tokens, kv)
 
     def end(self) -> None:
         """Forget the cache of the run that ended."""
@@ -153,7 +153,7 @@ class KVCaches:
             )
 
 
-def _kind(options: GenerateOptions) -> Hashable:
+def kind_of(options: GenerateOptions) -> Hashable:
     """The key of caches that can be shared: same quantisation, bound and routing."""
     quantised = (options.kv_bits, options.kv_group_size, options.quantized_kv_start)
     routing = (

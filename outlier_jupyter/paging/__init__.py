@@ -1,5 +1,6 @@
 """Connects checkpoint and residency to MLX: slot bank, pager, and the paged switch module."""
 
+from .batch_call import BatchCall
 from .device import check_device
 from .install import Installed, find, install, share_slots, switch_modules
 from .interventions import Intervention
@@ -11,6 +12,7 @@ from .routing_override import RoutingOverride
 from .slot_bank import SlotBank
 
 __all__ = [
+    "BatchCall",
     "Installed",
     "Intervention",
     "Pager",

@@ -102,6 +102,7 @@ class Installed:
             pager.finish()
             pager.drop_prefetched()
             pager.bank.settle()
+            pager.batch = None
         self.tap.forget()
 
     def release(self) -> Installed:

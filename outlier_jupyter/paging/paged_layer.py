@@ -75,7 +75,10 @@ class PagedLayer:
         """
         ids = inputs.ids(self._pager.bank)
         routed = self._pager.clock()
-        serve = self._token if ids.size == ids.shape[-1] else self._prompt
+        few, batch = ids.size == ids.shape[-1], self._pager.batch
+        if batch is not None:
+            ids, few = batch.without_padding(ids), few or batch.decoding
+        serve = self._token if few else self._prompt
         return self.combine(serve(inputs, ids, (begin, routed), meanwhile))
 
     def _token(
@@ -85,11 +88,14 @@ class PagedLayer:
         times: tuple[int, int],
         meanwhile: Callable[[], object] | None,
     ) -> Any:
-        """Serve one token: its few experts fit the slots, and the next layer's can be predicted."""
+        """Serve one token, or each prompt's next one: their few experts usually fit the slots.
+
+        The next layer's experts are predicted for one token only.
+        """
         pager = self._pager
         keys, report = self._request(ids, sorted(set(ids.ravel().tolist())), times)
         outcomes = pager.resolve_prefetched(keys)
-        if self.lookahead is not None and self._may_predict(self.lookahead):
+        if self.lookahead is not None and self._may_predict(self.lookahead) and pager.batch is None:
             self.lookahead.learn(inputs.array(), ids, outcomes)
         parts = pager.table.split(keys)
         if len(parts) > 1:  # fewer slots than experts of a token
@@ -229,8 +235,9 @@ class PagedLayer:
 
     def _prefetch_next(self, inputs: SwitchInputs, idle: bool) -> bool:
         """Prefetch for the next layer if the disk is `idle`; returns `idle`."""
-        if idle and self.next_lookahead is not None and self._may_predict(self.next_lookahead):
-            self.next_lookahead.prefetch(inputs.array())
+        lookahead = self.next_lookahead if self._pager.batch is None else None
+        if idle and lookahead is not None and self._may_predict(lookahead):
+            lookahead.prefetch(inputs.array())
         return idle
 
     def _may_predict(self, lookahead: Lookahead) -> bool:

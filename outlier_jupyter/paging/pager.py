@@ -20,6 +20,7 @@ from ..events import Event, Prefetched, Sink
 from ..residency import ExpertKey
 from ..residency.slot_table import Lookup, Placement, SlotTable
 from ..residency.table_order import slots_of
+from .batch_call import BatchCall
 from .fetch import Fetch, Read, ReadResult
 from .record_fetch import QueuedReads
 from .slot_bank import SlotBank
@@ -73,6 +74,7 @@ class Pager:
         parts: as the argument.
         queued: its reads in the kernel's queue, if there is one.
         token: what compiled code needs to page a token's layers.
+        batch: of a call that serves several prompts at once; None for all others.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Pager:
             )
         )  # fmt: skip
         self.token = TokenPaging(self)
+        self.batch: BatchCall | None = None
 
     @property
     def layer_count(self) -> int:

@@ -16,7 +16,7 @@ from IPython.display import display
 
 from ...engine.cache_order import cache_order
 from ...engine.engine import Engine
-from ...engine.one_run import run_info
+from ...engine.open_run import run_info
 from ...events import Event, PromptEncoded
 from ...runs.run import Interrupted, Run
 from ...system.interactive import attended

@@ -15,7 +15,8 @@ from typing import Any
 
 from ...engine.decode import StartedRun
 from ...engine.engine import Engine, leave_thread
-from ...engine.one_run import run_info, start_run
+from ...engine.one_run import start_run
+from ...engine.open_run import run_info
 from ...engine.prompts import Prompt, as_prompt
 from ...errors import OptionError, OutlierError, shown
 from ...events import Event, PromptEncoded

@@ -1,0 +1,69 @@
+"""Divides the events of a call that several prompts share among their runs.
+
+What belongs to a row (choices, weights) goes to the row's run. An expert that is read is read once
+for all: its miss, its read and what it evicted count for one of the runs that chose it, and for the
+others it is a hit. Which one changes with `turn`, so that runs alike are charged alike. Times are
+those of the whole call, in each run: every one of them waited for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..events import Event, Evicted, PagedIn, Routed, Served, Waited, Weighed
+
+Charged = dict[int, int]
+"""Expert that was not resident → the run that is charged for it."""
+
+
+def divided(events: Iterable[Event], spans: Sequence[slice], turn: int) -> list[list[Event]]:
+    """The events of each run, in their order.
+
+    Args:
+        events: of one call, without `CallStarted` and what follows sampling.
+        spans: the rows of each run; those of no run are padding.
+        turn: the number of the call.
+    """
+    if len(spans) == 1:
+        return [list(events)]
+    found: list[list[Event]] = [[] for _ in spans]
+    charged: dict[int, Charged] = {}
+    order = [(turn + i) % len(spans) for i in range(len(spans))]
+    for event in events:
+        if isinstance(event, Routed):
+            charged[event.layer] = _charged(event, spans, order)
+            for run, span in enumerate(spans):
+                found[run].append(_routed(event, span, run, charged[event.layer]))
+        elif isinstance(event, Weighed):
+            for run, span in enumerate(spans):
+                found[run].append(Weighed(event.layer, event.weights[span]))
+        elif isinstance(event, Waited | Served):
+            for run in range(len(spans)):
+                found[run].append(event)
+        elif isinstance(event, PagedIn):
+            found[charged.get(event.layer, {}).get(event.expert, order[0])].append(event)
+        elif isinstance(event, Evicted):
+            by = charged.get(event.by_layer, {})
+            found[by.get(event.by_expert, order[0])].append(event)
+        else:
+            found[order[0]].append(event)
+    return found
+
+
+def _charged(event: Routed, spans: Sequence[slice], order: Sequence[int]) -> Charged:
+    found: Charged = {}
+    for run in order:
+        rows = event.experts[spans[run]]
+        for expert in set(rows[~event.hits[spans[run]]].tolist()):
+            found.setdefault(expert, run)
+    return found
+
+
+def _routed(event: Routed, span: slice, run: int, charged: Charged) -> Routed:
+    experts, hits = event.experts[span], event.hits[span]
+    others = [expert for expert, payer in charged.items() if payer != run]
+    if others:
+        hits = hits | np.isin(experts, others)
+    return event._replace(experts=experts, hits=hits)
