@@ -32,6 +32,7 @@ ALONE = ("browser/", "jupyter_kernel/", "test_examples.py", "engine/test_memory.
 SLOW = (
     "test_wheel.py", "test_odd_values.py", "test_docs_run.py", "benchmark/",
     "cpu/modules/test_exact.py", "cpu/kernels/test_processors.py", "engine/test_interrupts.py",
+    "engine/test_many_types.py",
     "paging/test_types.py", "paging/test_formats.py", "system/test_hub.py",
     "notebook/test_hosts_of_the_magic.py", "checkpoint/test_model_folder.py",
     "test_real_tokenizers.py", "notebook/chat/test_real_models.py", "engine/test_tool_calls.py",

@@ -21,7 +21,7 @@ from ..options import GenerateOptions
 from ..paging import BatchCall, Stopped
 from ..runs.run import Run, Step
 from ..trace.recorder import Recorder
-from .batch_kv import BatchKV
+from .batch_kv import PADDING_COUNTS, BatchKV
 from .decode import UNCOMPUTABLE
 from .memory import give_back
 from .open_run import OpenRun, check_files
@@ -117,6 +117,10 @@ class Batch:
 
         If that fails each is read alone, so that only those fail that cannot be read.
         """
+        if len(waiting) > 1 and self._engine.config.get("model_type") in PADDING_COUNTS:
+            for each in waiting:
+                yield from self.join([each])
+            return
         lanes: list[Lane] = []
         for each in waiting:
             try:

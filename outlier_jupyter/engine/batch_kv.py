@@ -14,9 +14,16 @@ from mlx_lm.models.cache import BatchKVCache, CacheList, KVCache
 
 from .kv_cache import KVCache as Layers
 
+PADDING_COUNTS = ("bailing_moe_linear", "jamba", "nemotron_h")
+"""Types whose code in mlx-lm takes padding into a state: their prompts are read one by one."""
+NEVER_MERGED = ("longcat_flash_ngram",)
+"""Types whose state in mlx-lm differs in shape from prompt to prompt."""
 
-def unmergeable(layers: Layers) -> str:
+
+def unmergeable(model_type: str, layers: Layers) -> str:
     """The name of a cache that mlx-lm cannot merge with those of other prompts; "" if none."""
+    if model_type in NEVER_MERGED:
+        return f"of {model_type}"
     for layer in layers:
         parts = layer.caches if isinstance(layer, CacheList) else [layer]
         for part in parts:

@@ -2,7 +2,8 @@
 
 What belongs to a row (choices, weights) goes to the row's run. An expert that is read is read once
 for all: its miss, its read and what it evicted count for one of the runs that chose it, and for the
-others it is a hit. Which one changes with `turn`, so that runs alike are charged alike. Times are
+others it is a hit. Which one changes from call to call and layer to layer, so that runs alike are
+charged alike. Times are
 those of the whole call, in each run: every one of them waited for it.
 """
 
@@ -30,10 +31,9 @@ def divided(events: Iterable[Event], spans: Sequence[slice], turn: int) -> list[
         return [list(events)]
     found: list[list[Event]] = [[] for _ in spans]
     charged: dict[int, Charged] = {}
-    order = [(turn + i) % len(spans) for i in range(len(spans))]
     for event in events:
         if isinstance(event, Routed):
-            charged[event.layer] = _charged(event, spans, order)
+            charged[event.layer] = _charged(event, spans, turn + event.layer)
             for run, span in enumerate(spans):
                 found[run].append(_routed(event, span, run, charged[event.layer]))
         elif isinstance(event, Weighed):
@@ -43,18 +43,19 @@ def divided(events: Iterable[Event], spans: Sequence[slice], turn: int) -> list[
             for run in range(len(spans)):
                 found[run].append(event)
         elif isinstance(event, PagedIn):
-            found[charged.get(event.layer, {}).get(event.expert, order[0])].append(event)
+            found[charged.get(event.layer, {}).get(event.expert, turn % len(spans))].append(event)
         elif isinstance(event, Evicted):
             by = charged.get(event.by_layer, {})
-            found[by.get(event.by_expert, order[0])].append(event)
+            found[by.get(event.by_expert, turn % len(spans))].append(event)
         else:
-            found[order[0]].append(event)
+            found[turn % len(spans)].append(event)
     return found
 
 
-def _charged(event: Routed, spans: Sequence[slice], order: Sequence[int]) -> Charged:
+def _charged(event: Routed, spans: Sequence[slice], first: int) -> Charged:
     found: Charged = {}
-    for run in order:
+    for place in range(first, first + len(spans)):
+        run = place % len(spans)
         rows = event.experts[spans[run]]
         for expert in set(rows[~event.hits[spans[run]]].tolist()):
             found.setdefault(expert, run)
