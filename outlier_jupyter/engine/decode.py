@@ -33,14 +33,11 @@ from ..options import GenerateOptions
 from ..paging import RouterTap, Stopped
 from ..runs.run import Interrupted, Run, Step
 from ..runs.text_stream import Transcript
-from ..runs.token_table import TokenIds
 from ..system.interrupt import Interrupts, deferred
-from ..trace import Trace
 from ..trace.recorder import Recorder
 from ..trace.segments import THINKING, name_of
 from .memory import give_back
 from .next_token import NextToken
-from .prompts import Encoded
 from .reference import Reference
 from .sampling import Sampling
 from .segments import GeneratedSegments, Piece
@@ -174,23 +171,6 @@ class Decoding:
             self._check()  # a changed file may be the cause
             raise
         self._check()
-
-    def result(
-        self, prompt: Encoded, reason: str, trace: Trace, spell: Callable[[int], bytes]
-    ) -> Run:
-        """The run so far, as a `Run`; the arguments are fields of it."""
-        return Run(
-            prompt=prompt.prompt,
-            encoded=prompt.text,
-            text=self.transcript.text,
-            tokens=np.array(self.generated, np.int32).view(TokenIds),
-            finish_reason=reason,
-            trace=trace,
-            text_ends=np.array(self.text_ends, np.int32),
-            spans=self.segments.spans(self.transcript.text),
-            prefilled=self.kept,
-            spell=spell,
-        )
 
     def _prefill(self) -> int:
         """Process the prompt in chunks and sample the first token."""

@@ -20,6 +20,7 @@ from ..residency.eviction_order import CacheStart
 from ..runs.origin import Origin
 from ..runs.run import Run
 from ..runs.text_stream import Transcript
+from ..runs.token_table import TokenIds
 from ..system.memory_info import memory_rate
 from ..trace import TraceInfo
 from ..trace.recorder import Recorder
@@ -97,10 +98,21 @@ class OpenRun:
         trace = self.recorder.trace(info, whole[len(self.reused) :])
         if self.start is not None:
             trace.remember(self.start)
-        run = decoding.result(prompt, reason, trace, engine._vocabulary.bytes_of)
-        origin = Origin(ref(engine), self.options, prompt)
-        ids = np.array(self.reused, np.int32)
-        run = replace(run, reused=ids, branched=prompt.branched, origin=origin)
+        run = Run(
+            prompt=prompt.prompt,
+            encoded=prompt.text,
+            text=decoding.transcript.text,
+            tokens=np.array(decoding.generated, np.int32).view(TokenIds),
+            finish_reason=reason,
+            trace=trace,
+            text_ends=np.array(decoding.text_ends, np.int32),
+            spans=decoding.segments.spans(decoding.transcript.text),
+            prefilled=decoding.kept,
+            spell=engine._vocabulary.bytes_of,
+            reused=np.array(self.reused, np.int32),
+            branched=prompt.branched,
+            origin=Origin(ref(engine), self.options, prompt),
+        )
         engine.last_run = run
         return run
 
