@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,7 +259,8 @@ class Run(RunTexts):
     ) -> dict[str, str | bytes]:
         if self._brief:
             self._brief.clear()
-            return {"text/plain": repr(self)}
+            # A notebook breaks lines of plain text within words.
+            return {"text/plain": repr(self), "text/html": f"<code>{escape(repr(self))}</code>"}
         return draw("Run.mimebundle", self)
 
 

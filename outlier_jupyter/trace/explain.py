@@ -107,6 +107,7 @@ class Explanation:
         usual: the median of each part over the run's decode calls, ms; empty for a prompt's call.
         usual_ms: the median time of these calls; NaN for a prompt's call.
         slower_than: share of the run's decode calls that were faster; NaN for a prompt's call.
+        decode_calls: how many decode calls the run has.
         lookups: lookups of the call, over all layers.
         layers: its layers in order.
         disk, memory: lower bounds of reading its misses and of reading its weights from memory.
@@ -123,6 +124,7 @@ class Explanation:
     usual: Mapping[str, float]
     usual_ms: float
     slower_than: float
+    decode_calls: int
     lookups: int
     layers: tuple[ExplainedLayer, ...] = field(repr=False)
     disk: Limit
@@ -202,6 +204,7 @@ class Explainer:
             slower_than=float(np.searchsorted(self._decode_ms, ms) / len(self._decode_ms))
             if decode
             else float("nan"),
+            decode_calls=len(self._decode_ms),
             lookups=int((trace.experts[first : first + int(row["steps"])] >= 0).sum()),
             layers=tuple(self._layers(step, call)),
             disk=self._disk_limit(call),

@@ -27,7 +27,9 @@ def headline(found: Explanation) -> str:
         return f"{what}."
     times = found.ms / found.usual_ms if found.usual_ms else float("nan")
     faster = "none of its tokens was faster"
-    if found.slower_than:
+    if round(found.slower_than * found.decode_calls) == found.decode_calls - 1 > 0:
+        faster = f"the slowest of its {found.decode_calls:,} decoded tokens"
+    elif found.slower_than:
         faster = f"{percent(found.slower_than)} of its tokens were faster"
     return f"{what}, {_times(times)} × the run's median of {three(found.usual_ms)} ms; {faster}."
 

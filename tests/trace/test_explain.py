@@ -161,7 +161,7 @@ def test_three_sentences_explain_a_token_to_a_stranger(run):
 
 
 def test_the_headline_compares_without_claiming_too_much(run):
-    """Mostly is more than half; the fastest token is called so; a ratio has no false digits."""
+    """Mostly is more than half; fastest and slowest are called so; a ratio has no false digits."""
     found = next(each for each in map(run.explain, range(2, 21)) if each.misses)
     fast = replace(
         found, name="token 20", ms=3.37, usual_ms=12.6, slower_than=0.0, usual={"read_wait": 3.92},
@@ -172,7 +172,9 @@ def test_the_headline_compares_without_claiming_too_much(run):
         "\nIt took 9.23 ms less than the median, the largest part of it in waiting for reads: "
         "0.656 ms instead of 3.92 ms."
     )
-    slow = replace(fast, ms=15.0, slower_than=0.9, parts={"read_wait": 6.0})
+    slow = replace(fast, ms=15.0, slower_than=0.9, decode_calls=20, parts={"read_wait": 6.0})
+    slowest = replace(slow, slower_than=0.95)
+    assert "of 12.6 ms; the slowest of its 20 decoded tokens.\n" in str(slowest)
     assert "90 % of its tokens were faster." in str(slow)
     assert "2.40 ms more than the median, mostly due to waiting for reads: 6 ms" in str(slow)
     quick = replace(fast, disk=replace(found.disk, nbytes=249_000, rate=367e6))

@@ -103,7 +103,7 @@ function causes(state: RunState, step: number, name: Name): string[] {
   if (missed.length === 1) return [`It was evicted ${when}.`];
   const others = never ? `; ${integer(never)} had never been in RAM` : "";
   return [
-    `${integer(evicted.length)} of them had been evicted, the last ${when} (${which})${others}.`,
+    `${never ? `${integer(evicted.length)} of them` : `All ${integer(evicted.length)}`} had been evicted, the last ${when} (${which})${others}.`,
   ];
 }
 

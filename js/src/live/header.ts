@@ -149,8 +149,8 @@ export class Header {
     return this.#courses;
   }
 
-  #paceText({ playing, pace }: Playback): string {
-    if (!playing || pace === null) return "";
+  #paceText({ at, playing, pace }: Playback): string {
+    if (!playing || pace === null) return at === null ? "" : "numbers of all tokens";
     const computed = short(this.store.state.tokensPerSecond);
     return `shown at ${given(pace)} tokens/s, computed at ${computed}`;
   }

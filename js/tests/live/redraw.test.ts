@@ -115,6 +115,26 @@ test("among thousands of tokens a move of the playhead draws no mark, and change
   expect(lines.mock.calls.length).toBeLessThan(4 * 32);
 });
 
+test("a jump shows the paragraphs around it at once, and the others soon after", async () => {
+  const { push, run } = view();
+  run.paragraph = 20;
+  for (let i = 0; i < 3000; i += 1) push();
+  await settled(host);
+  const hidden = () =>
+    [...host.querySelectorAll<HTMLElement>(".oj-paragraph")].filter(
+      ({ style }) => style.contentVisibility === "hidden",
+    ).length;
+  const slider = host.querySelector<HTMLInputElement>(".oj-slider")!;
+  slider.value = "300";
+  slider.dispatchEvent(new Event("input"));
+  await vi.waitFor(() => expect(hidden()).toBeGreaterThan(100), { interval: 5 });
+  const [at, log] = [".oj-at", ".oj-log"].map((name) =>
+    host.querySelector(name)!.getBoundingClientRect(),
+  );
+  expect(at.top >= log.top - 1 && at.bottom <= log.bottom + 1).toBe(true);
+  await vi.waitFor(() => expect(hidden()).toBe(0), { timeout: 5_000 });
+});
+
 test("without messages nothing is drawn", async () => {
   const { push } = view();
   push();

@@ -3,7 +3,8 @@
 // The text comes from the model, so it is inserted only as text. Text whose tokens are no longer
 // known stands before them. Each paragraph is a block, so that for a new token the page lays out
 // only the last one. A chunk is dimmed as a whole: moving the playhead changes only the tokens of
-// the chunks where it was and is, and a jump only the chunks in sight at once.
+// the chunks where it was and is, and a jump only the chunks in sight at once. A jump also shows only
+// the paragraphs around it, and the others soon after: a page of paragraphs at once takes long.
 
 import { el } from "../../widget/dom";
 import { same } from "../../widget/same";
@@ -20,6 +21,10 @@ const DIMMED = "oj-future";
 const NEAR = 256;
 /** Milliseconds until as many of the others are. */
 const DIM_REST_MS = 50;
+/** Paragraphs on each side of the playhead that a jump shows at once, and then at a time. */
+const SHOWN = 2;
+/** So many of them are shown one after another; those further away are out of the page's reach. */
+const SHOWN_SOON = 24;
 
 /** Characters on a line, about. */
 const LINE = 70;
@@ -61,6 +66,8 @@ export class TextLog {
   #wanted = "";
   #after: number | null = null;
   #later: ReturnType<typeof setTimeout> | undefined;
+  /** Shows the paragraphs around a jump. */
+  #showing: ReturnType<typeof setTimeout> | undefined;
   /** Whether the end of the text is in sight; then it stays in sight. */
   following = true;
 
@@ -81,7 +88,10 @@ export class TextLog {
       height = scrollHeight;
     };
     this.node.addEventListener("scroll", scrolled, { signal });
-    signal.addEventListener("abort", () => clearTimeout(this.#later));
+    signal.addEventListener("abort", () => {
+      clearTimeout(this.#later);
+      clearTimeout(this.#showing);
+    });
   }
 
   /** Add the tokens that arrived since the last call. */
@@ -226,10 +236,31 @@ export class TextLog {
     let token = this.#tokens.get(step);
     for (let at = step; !token && at > this.state.firstToken; ) token = this.#tokens.get(--at);
     if (!token) return;
+    if (!token.checkVisibility({ contentVisibilityAuto: true }))
+      this.#showFrom(token.closest(".oj-paragraph")!);
     const [box, view] = [token.getBoundingClientRect(), this.node.getBoundingClientRect()];
     if (box.top < view.top) this.node.scrollTop -= view.top - box.top;
     if (box.bottom > view.bottom) this.node.scrollTop += box.bottom - view.bottom;
   }
+
+  /** Show the paragraphs around one that was out of sight, the nearest first. */
+  #showFrom(paragraph: Element): void {
+    clearTimeout(this.#showing);
+    const all = [...this.node.children] as HTMLElement[];
+    const at = all.indexOf(paragraph as HTMLElement);
+    let shown = SHOWN;
+    const show = () => {
+      all.forEach(({ style }, n) => {
+        const far = Math.abs(n - at) > shown && shown < SHOWN_SOON;
+        style.contentVisibility = far ? "hidden" : "";
+      });
+      if (shown >= SHOWN_SOON) return;
+      shown += SHOWN;
+      this.#showing = setTimeout(show, DIM_REST_MS);
+    };
+    show();
+  }
+
   #add(step: number, text: string): void {
     let chunk = this.#chunks.at(-1);
     if (!chunk || chunk.steps.length >= CHUNK || chunk.node.parentElement !== this.#paragraph) {

@@ -140,7 +140,7 @@ export class TextPanel {
     const kind = this.source.kindOf(step);
     const parts = [
       input.name(step),
-      kind === "answer" ? "" : kind === "template" ? "chat template" : kind,
+      kind === "answer" ? "" : kind === "template" ? "a mark of the chat template" : kind,
       text,
       ms(state.steps.at("tokenMs", step)),
     ];
