@@ -46,8 +46,9 @@ def test_a_cell_runs_streams_its_text_and_is_the_run(loaded, capsys):
 def test_the_result_is_one_line_at_first_and_whole_on_display(loaded):
     """The cell has just shown the view: its value is one line, later displays are whole."""
     run = loaded.run_cell_magic("outlier", "--max-tokens 2", "Hello")
-    assert set(run._repr_mimebundle_()) == {"text/plain"}
-    assert "text/html" in run._repr_mimebundle_()
+    line = run._repr_mimebundle_()
+    assert line == {"text/plain": repr(run), "text/html": f"<code>{repr(run)}</code>"}
+    assert "image/png" in run._repr_mimebundle_()
 
 
 def test_status_says_what_is_loaded(loaded, tiny, capsys):
