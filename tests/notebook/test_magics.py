@@ -47,7 +47,7 @@ def test_the_result_is_one_line_at_first_and_whole_on_display(loaded):
     """The cell has just shown the view: its value is one line, later displays are whole."""
     run = loaded.run_cell_magic("outlier", "--max-tokens 2", "Hello")
     line = run._repr_mimebundle_()
-    assert line == {"text/plain": repr(run), "text/html": f"<code>{repr(run)}</code>"}
+    assert line == {"text/plain": repr(run), "text/html": f"<code>{run!r}</code>"}
     assert "image/png" in run._repr_mimebundle_()
 
 

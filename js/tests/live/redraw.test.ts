@@ -127,7 +127,7 @@ test("a jump shows the paragraphs around it at once, and the others soon after",
   const slider = host.querySelector<HTMLInputElement>(".oj-slider")!;
   slider.value = "300";
   slider.dispatchEvent(new Event("input"));
-  await vi.waitFor(() => expect(hidden()).toBeGreaterThan(100), { interval: 5 });
+  await vi.waitFor(() => expect(hidden()).toBeGreaterThan(25), { interval: 5 });
   const [at, log] = [".oj-at", ".oj-log"].map((name) =>
     host.querySelector(name)!.getBoundingClientRect(),
   );

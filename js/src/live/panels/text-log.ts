@@ -251,8 +251,8 @@ export class TextLog {
     let shown = SHOWN;
     const show = () => {
       all.forEach(({ style }, n) => {
-        const far = Math.abs(n - at) > shown && shown < SHOWN_SOON;
-        style.contentVisibility = far ? "hidden" : "";
+        const away = Math.abs(n - at);
+        style.contentVisibility = away > shown && away <= SHOWN_SOON ? "hidden" : "";
       });
       if (shown >= SHOWN_SOON) return;
       shown += SHOWN;
