@@ -16,9 +16,11 @@ from typing import Any
 # Before huggingface_hub is imported, here or in a child process: no test uses the network, and a
 # name that is no folder is refused at once, also where a firewall drops what is sent.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+# Hits do not depend on what earlier tests chose.
+os.environ["OUTLIER_HISTORY"] = "0"
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from outlier_jupyter import Engine, load
 from outlier_jupyter.engine import load as loading
@@ -46,13 +48,16 @@ FIRST = (
 """The longest begin first, so that none of them runs alone at the end."""
 TOGETHER = "tests/browser/"
 """A room that one worker runs: two browsers at a time leave no core for the kernels behind them."""
-APART = ("tests/jupyter_kernel/", "tests/test_examples.py")
+APART = (
+    "tests/jupyter_kernel/", "tests/test_examples.py", "tests/cpu/kernels/test_processors.py",
+)  # fmt: skip
 """Files with a group for each value of a first parameter: costly to make, and independent."""
 
 # Where examples are the same each time, thirty find what a hundred do; exploring draws a hundred
-# new ones.
-settings.register_profile("same", derandomize=True, deadline=None, max_examples=30)
-settings.register_profile("explore", deadline=None)
+# new ones. A busy machine may draw slowly.
+PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, max_examples=30, **PATIENT)
+settings.register_profile("explore", **PATIENT)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "same")
 
 

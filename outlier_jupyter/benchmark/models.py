@@ -86,7 +86,7 @@ def find_source(traces: Path | None, report: Report) -> Source:
 
 def record_demo() -> Source:
     """The routing of the shipped demo model over a text that it generates."""
-    with load("demo", resident=True, quiet=True) as engine:
+    with load("demo", resident=True, warm="off", quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
         engine.generate(
             "What is an expert in a model?", max_tokens=DEMO_TOKENS, temperature=0.7, seed=1

@@ -125,6 +125,7 @@ def compare(made: Made, rounds: int, tokens: int, report: Report) -> list[Row]:
             settings: dict[str, Any] = {
                 "kernels": "auto",
                 "reader": "direct",
+                "warm": "off",
                 "quiet": True,
                 "force": True,  # `layers` was chosen so that all engines fit in memory
             } | options

@@ -99,6 +99,7 @@ def _end_runs() -> None:
             wait = STOP_WAIT_S if engine.run_lock.must_wait else STREAM_WAIT_S
             engine.stop()
             engine.run_lock.acquire_at_exit(wait)
+            engine.history.save()
 
 
 def _free(engine: Engine) -> None:
@@ -108,6 +109,7 @@ def _free(engine: Engine) -> None:
     engine.closed = True
     engine._executor.shutdown()
     engine._reader.close()
+    engine.history.save()
     release_buffers()
     engine._installed = engine._installed.release()
     engine._kv_caches.release()

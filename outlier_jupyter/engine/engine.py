@@ -44,6 +44,7 @@ from .prefill_chunk import Costs
 from .pressure import MemoryRelief
 from .pressure import watch as watch_memory
 from .prompts import Prompt, vocabulary_of
+from .routing_history import RoutingHistory
 from .routing_options import RoutingOptions
 from .run_lock import RunLock
 from .status import Status
@@ -64,6 +65,8 @@ class Engine(ContextCalls, ManyCalls):
         sampling: the sampling that the model's makers advise (generation_config.json), by the names
             of `GenerateOptions`; {} if they say nothing.
         routing: `with engine.routing(…):` changes the routing; see `RoutingOptions`.
+        history: the experts of this model's last tokens, kept for the next load; `.forget()`
+            deletes them.
         kv_parts: the model's KV cache, part by part; empty if it could not be probed.
         last_run: the newest run, also an interrupted or failed one; None before the first. Runs
             that a study (`ablate`, `sweep`) makes internally do not count.
@@ -85,6 +88,7 @@ class Engine(ContextCalls, ManyCalls):
         kv_parts: tuple[KVPart, ...] = (),
         sampling: dict[str, float] | None = None,
         ram_gb: float | None = None,
+        history: RoutingHistory,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.model = model
@@ -95,7 +99,7 @@ class Engine(ContextCalls, ManyCalls):
         self._installed = installed
         self._reader, self._executor = reader, executor
         self._costs = costs
-        self._clock = clock
+        self._clock, self.history = clock, history
         self._stop = StopFlag()
         self._bus = EventBus(self._stop.set)
         self.run_lock, self._process = RunLock(), os.getpid()
@@ -233,7 +237,8 @@ class Engine(ContextCalls, ManyCalls):
         resident, k = len(self.resident()), self.options.top_k
         where = self._installed, self._reader, resident, k
         note = self._relief.note
-        return Status.of(self.info, *where, self.closed, self.last_run, self.sampling, note)
+        before = self.history.at_load
+        return Status.of(self.info, *where, self.closed, self.last_run, self.sampling, note, before)
 
     def memory(self) -> MemoryUse:
         """The memory of this process, part by part; `print` it for a table."""

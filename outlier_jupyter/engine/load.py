@@ -49,6 +49,7 @@ from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
 from .open_checkpoint import Opened, open_model, open_tokenizer, warn_if_not_paged
 from .prefill_chunk import Costs
+from .routing_history import Experts, RoutingHistory, wanted
 from .sampling import model_sampling
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _opened(
     _check_top_k(options.top_k, switches)
     warn_if_not_paged(model, config, module)
     pins = parse_pins(options.pin, [switch.experts for switch in switches])
-    earlier = None if options.warm is None else Trace.load(options.warm)
+    earlier = None if options.warm in (AUTO, "off") else Trace.load(options.warm).experts
     slots = _first_slots(switches, options, remainder)
     switches, reader, threads, rate = open_experts(checkpoint, switches, options, undo)
     _close(replacing)
@@ -157,6 +158,7 @@ def _opened(
     info = _info(model, switches, sum(slots.values()), reader, options, own_top_k)
     info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
     give_back()
+    history = RoutingHistory(info.model_hash, info.experts_per_layer, wanted(options.warm))
     with deferred():
         engine = Engine(
             model=module,
@@ -172,13 +174,14 @@ def _opened(
             kv_parts=probed.kv_parts if probed else (),
             sampling=model_sampling(folder.generation),
             ram_gb=ram_gb,
+            history=history,
             clock=clock,
         )
         undo.pop_all()
         undo.callback(engine.close)
     if remainder:
         engine.resize(cache_gb=AUTO, force=options.force)
-    _fill(installed, pins, earlier, options)
+    _fill(installed, pins, history.read(options.warm) if earlier is None else earlier, options)
     _check_files(checkpoint, reader)
     return engine
 
@@ -285,16 +288,16 @@ def _read_all(installed: Installed, quiet: bool) -> None:
 
 
 def _fill(
-    installed: Installed, pins: list[ExpertKey], earlier: Trace | None, options: LoadOptions
+    installed: Installed, pins: list[ExpertKey], earlier: Experts | None, options: LoadOptions
 ) -> None:
-    """Preload pinned experts and those of a trace, or all; a bar appears after a second."""
+    """Preload pinned experts and those of earlier tokens, or all; a bar appears after a second."""
     if pins or earlier is not None:
         with Progress(
             desc="experts read", unit="", delay=1, leave=False, disable=options.quiet
         ) as bar:
             pin(installed, pins, bar.update)
             if earlier is not None:
-                warm(installed, earlier.experts, bar.update)
+                warm(installed, earlier, bar.update)
     if options.resident:
         _read_all(installed, options.quiet)
 

@@ -114,6 +114,7 @@ class OpenRun:
             origin=Origin(ref(engine), self.options, prompt),
         )
         engine.last_run = run
+        engine.history.add(trace.experts)
         return run
 
     def keep_kv(self, kv: KVCache, whole: bool) -> None:

@@ -37,6 +37,7 @@ class Status:
         closed: whether the engine was closed.
         sampling: how runs sample by default, as the model's makers advise; else "greedy".
         memory_note: that the cache is smaller for a while, because memory was short; or "".
+        tokens_before: tokens of earlier runs whose experts were read at load.
         decode_hit_rate: of the last run, NaN without one; `last_run`, its numbers as text.
     """
 
@@ -58,6 +59,7 @@ class Status:
     decode_hit_rate: float = nan
     last_run: str = field(default="")
     memory_note: str = ""
+    tokens_before: int = 0
 
     @classmethod
     def of(
@@ -71,6 +73,7 @@ class Status:
         last_run: Run | None = None,
         sampling: Mapping[str, float] | None = None,
         memory_note: str = "",
+        tokens_before: int = 0,
     ) -> Status:
         """The state of an engine with `resident` experts in RAM; `top_k` as in `LoadOptions`."""
         summary = last_run.summary() if last_run is not None else None
@@ -94,6 +97,7 @@ class Status:
             decode_hit_rate=summary.decode_hit_rate if summary else nan,
             last_run=summary.short() if summary else "",
             memory_note=memory_note,
+            tokens_before=tokens_before,
         )
 
     @property
@@ -143,6 +147,14 @@ class Status:
             ("kernels", self.kernels),
             ("sampling", self.sampling),
         ]  # fmt: skip
+        if self.tokens_before:
+            rows.insert(
+                2,
+                (
+                    "at load",
+                    f"experts of the last {self.tokens_before:,} tokens of earlier runs were read",
+                ),
+            )
         if not self.layers:
             rows[:2] = [("experts", "none: the model is dense")]
         if self.changed_output:

@@ -80,8 +80,11 @@ class LoadOptions:
         choices=policies.policy_names,
         spell=policy_name,
     )
-    warm: str | None = option(
-        None, "a saved trace; the experts that it used most are read at load", spell=path
+    warm: str = option(
+        AUTO,
+        "a saved trace; the experts that it used most are read at load; auto, those that this "
+        "model's runs used lately, kept in the cache folder; or off",
+        spell=path,
     )
     pin: tuple[str, ...] = option(
         (),

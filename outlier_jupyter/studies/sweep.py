@@ -209,9 +209,9 @@ def _engine_for(model: Engine | str, setting: Setting, options: dict[str, Any]) 
         return
     if isinstance(model, Engine):
         kept = {f.name: getattr(model.options, f.name) for f in fields(LoadOptions)}
-        options, name = kept | {"quiet": True} | options, model.info.model
+        options, name = kept | {"quiet": True, "warm": "off"} | options, model.info.model
     else:
-        name = model
+        options, name = {"warm": "off"} | options, model  # or a setting gains by those before it
     if "cache_gb" in sizes:
         options = options | {"cache_experts": None}
     with load(name, **options | sizes | loaded) as engine:
