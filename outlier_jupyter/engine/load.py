@@ -148,7 +148,8 @@ def _opened(
     slots = _first_slots(switches, options, remainder)
     switches, reader, threads, rate = open_experts(checkpoint, switches, options, undo)
     _close(replacing)
-    executor = _executor(threads, undo)
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
+    undo.callback(executor.shutdown)
     with deferred():
         installed = install(module, switches, slots, reader, executor, clock, options)
         undo.callback(installed.release)
@@ -199,13 +200,6 @@ def _close(replaced: Engine | None) -> None:
     if replaced is not None:
         replaced.close()
         gc.collect()
-
-
-def _executor(threads: int, undo: ExitStack) -> ThreadPoolExecutor:
-    """The threads that read."""
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
-    undo.callback(executor.shutdown)
-    return executor
 
 
 def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> None:
