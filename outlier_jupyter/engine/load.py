@@ -49,7 +49,7 @@ from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
 from .open_checkpoint import Opened, open_model, open_tokenizer, warn_if_not_paged
 from .prefill_chunk import Costs
-from .routing_history import Experts, RoutingHistory, wanted
+from .routing_history import Experts, RoutingHistory
 from .sampling import model_sampling
 
 if TYPE_CHECKING:
@@ -159,7 +159,6 @@ def _opened(
     info = _info(model, switches, sum(slots.values()), reader, options, own_top_k)
     info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
     give_back()
-    history = RoutingHistory(info.model_hash, info.experts_per_layer, wanted(options.warm))
     with deferred():
         engine = Engine(
             model=module,
@@ -175,14 +174,14 @@ def _opened(
             kv_parts=probed.kv_parts if probed else (),
             sampling=model_sampling(folder.generation),
             ram_gb=ram_gb,
-            history=history,
+            history=RoutingHistory(info, options.warm),
             clock=clock,
         )
         undo.pop_all()
         undo.callback(engine.close)
     if remainder:
         engine.resize(cache_gb=AUTO, force=options.force)
-    _fill(installed, pins, history.read(options.warm) if earlier is None else earlier, options)
+    _fill(engine, pins, earlier)
     _check_files(checkpoint, reader)
     return engine
 
@@ -281,10 +280,10 @@ def _read_all(installed: Installed, quiet: bool) -> None:
         installed.load_all(bar.update)
 
 
-def _fill(
-    installed: Installed, pins: list[ExpertKey], earlier: Experts | None, options: LoadOptions
-) -> None:
+def _fill(engine: Engine, pins: list[ExpertKey], earlier: Experts | None) -> None:
     """Preload pinned experts and those of earlier tokens, or all; a bar appears after a second."""
+    installed, options = engine._installed, engine.options
+    earlier = engine.history.read() if earlier is None else earlier
     if pins or earlier is not None:
         with Progress(
             desc="experts read", unit="", delay=1, leave=False, disable=options.quiet

@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 from ..errors import OutlierError
 from ..options import AUTO
 from ..system import files
+from ..trace import TraceInfo
 
 KEPT_TOKENS = 2048
 """Tokens whose experts are kept: 2 MB for 60 layers of 8 experts a token."""
@@ -33,11 +34,6 @@ Experts = npt.NDArray[np.int16]
 """[tokens, layers, k]; -1 for none."""
 
 
-def wanted(warm: str) -> bool:
-    """Whether an engine loaded with the option `warm` keeps a history."""
-    return warm != "off" and os.environ.get("OUTLIER_HISTORY") != "0"
-
-
 class RoutingHistory:
     """The experts of a model's last tokens.
 
@@ -46,17 +42,19 @@ class RoutingHistory:
         at_load: tokens that an earlier engine left, and that this one began with.
     """
 
-    def __init__(self, model_hash: str, experts_per_layer: tuple[int, ...], keep: bool) -> None:
-        folder = user_cache_path("outlier_jupyter") / "routing"
-        self.path: Path | None = folder / f"{model_hash}.safetensors" if keep else None
+    def __init__(self, info: TraceInfo, warm: str) -> None:
+        """The history of a model that was loaded with the option `warm`."""
+        folder, self._warm = user_cache_path("outlier_jupyter") / "routing", warm
+        keep = warm != "off" and os.environ.get("OUTLIER_HISTORY") != "0"
+        self.path: Path | None = folder / f"{info.model_hash}.safetensors" if keep else None
         self.at_load = 0
-        self._sizes = np.array(experts_per_layer, np.int16)
+        self._sizes = np.array(info.experts_per_layer, np.int16)
         self._new: list[Experts] = []
         self._saved_at = time.monotonic()
 
-    def read(self, warm: str) -> Experts | None:
-        """What earlier engines of this model left, for `warm="auto"`; None if there is nothing."""
-        experts = self._stored() if warm == AUTO else None
+    def read(self) -> Experts | None:
+        """What earlier engines of this model left, with `warm="auto"`; None if there is nothing."""
+        experts = self._stored() if self._warm == AUTO else None
         self.at_load = 0 if experts is None else len(experts)
         return experts
 

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 import outlier_jupyter
 from outlier_jupyter.engine import routing_history
 from outlier_jupyter.engine.routing_history import KEPT_TOKENS, RoutingHistory
+from outlier_jupyter.trace import TraceInfo
 
 
 @pytest.fixture
@@ -34,11 +35,11 @@ def test_the_next_load_begins_with_what_runs_used(tiny, kept):
     assert not len(cold.trace.resident_at_start)
     warm = first_run(tiny, "another prompt")
     trace = cold.save(kept.parent / "cold.safetensors")
-    told = first_run(tiny, "another prompt", warm=str(trace))
-    unread = first_run(tiny, "another prompt", warm="off")
-    assert warm.text == unread.text
-    np.testing.assert_array_equal(warm.trace.resident_at_start, told.trace.resident_at_start)
-    assert warm.trace.hits.sum() > unread.trace.hits.sum()
+    traced = first_run(tiny, "another prompt", warm=str(trace))
+    unwarmed = first_run(tiny, "another prompt", warm="off")
+    assert warm.text == unwarmed.text
+    np.testing.assert_array_equal(warm.trace.resident_at_start, traced.trace.resident_at_start)
+    assert warm.trace.hits.sum() > unwarmed.trace.hits.sum()
 
 
 def test_status_says_what_was_read_before_the_first_run(tiny, kept):
@@ -99,7 +100,10 @@ def test_the_last_tokens_are_kept_over_any_runs(tmp_path_factory, runs):
     folder = tmp_path_factory.mktemp("history")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routing_history, "user_cache_path", lambda name: folder)
-        one_by_one, together = (RoutingHistory(name, (8, 8), keep=True) for name in ("a", "b"))
+        one_by_one, together = (
+            RoutingHistory(TraceInfo(model_hash=name, experts_per_layer=(8, 8)), "auto")
+            for name in "ab"
+        )
         whole = np.zeros((0, 2, 4), np.int16)
         for number, (length, k) in enumerate(runs):
             experts = np.full((length, 2, k), number, np.int16)
@@ -110,7 +114,7 @@ def test_the_last_tokens_are_kept_over_any_runs(tmp_path_factory, runs):
             whole = np.concatenate([whole, padded])[-KEPT_TOKENS:]
         together.save()
         for history in (one_by_one, together):
-            found = history.read("auto")
+            found = history.read()
             if found is None:
                 assert not len(whole)
                 continue
