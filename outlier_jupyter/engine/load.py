@@ -148,8 +148,7 @@ def _opened(
     slots = _first_slots(switches, options, remainder)
     switches, reader, threads, rate = open_experts(checkpoint, switches, options, undo)
     _close(replacing)
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
-    undo.callback(executor.shutdown)
+    executor = _executor(threads, undo)
     with deferred():
         installed = install(module, switches, slots, reader, executor, clock, options)
         undo.callback(installed.release)
@@ -199,6 +198,13 @@ def _close(replaced: Engine | None) -> None:
     if replaced is not None:
         replaced.close()
         gc.collect()
+
+
+def _executor(threads: int, undo: ExitStack) -> ThreadPoolExecutor:
+    """The threads that read."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
+    undo.callback(executor.shutdown)
+    return executor
 
 
 def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> None:
@@ -282,17 +288,16 @@ def _read_all(installed: Installed, quiet: bool) -> None:
 
 def _fill(engine: Engine, pins: list[ExpertKey], earlier: Experts | None) -> None:
     """Preload pinned experts and those of earlier tokens, or all; a bar appears after a second."""
-    installed, options = engine._installed, engine.options
     earlier = engine.history.read() if earlier is None else earlier
     if pins or earlier is not None:
         with Progress(
-            desc="experts read", unit="", delay=1, leave=False, disable=options.quiet
+            desc="experts read", unit="", delay=1, leave=False, disable=engine.options.quiet
         ) as bar:
-            pin(installed, pins, bar.update)
+            pin(engine._installed, pins, bar.update)
             if earlier is not None:
-                warm(installed, earlier, bar.update)
-    if options.resident:
-        _read_all(installed, options.quiet)
+                warm(engine._installed, earlier, bar.update)
+    if engine.options.resident:
+        _read_all(engine._installed, engine.options.quiet)
 
 
 def _costs(

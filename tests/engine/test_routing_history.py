@@ -99,6 +99,7 @@ def test_the_last_tokens_are_kept_over_any_runs(tmp_path_factory, runs):
     """Runs of any length and top-k, saved one by one or together, leave the newest tokens."""
     folder = tmp_path_factory.mktemp("history")
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OUTLIER_HISTORY")
         patch.setattr(routing_history, "user_cache_path", lambda name: folder)
         one_by_one, together = (
             RoutingHistory(TraceInfo(model_hash=name, experts_per_layer=(8, 8)), "auto")
