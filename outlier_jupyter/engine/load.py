@@ -132,8 +132,7 @@ def _opened(
 ) -> Engine:
     """The engine, with its experts preloaded; `undo` closes what was opened."""
     own_top_k, override = _top_k(folder.config, options.top_k, model)
-    opened = open_model(folder, override, options.force)
-    module, config, checkpoint, switches = opened
+    module, config, checkpoint, switches = opened = open_model(folder, override, options.force)
     undo.callback(_free_failed, module)
     apply_adapter(module, options.adapter, [switch.path for switch in switches])
     probed = probed_of(opened, options.kernels)
