@@ -59,7 +59,7 @@ def main(name: str, scratch: Path, seconds: float, seed: int) -> None:
 
     arguments = [
         sys.argv[0], str(scratch / "grown"), str(scratch / "begin"),
-        f"-max_total_time={int(seconds)}", f"-seed={seed}", f"-max_len={LARGEST}", "-timeout=60",
+        f"-max_total_time={int(seconds)}", f"-seed={seed}", f"-max_len={LARGEST}", "-timeout=600",
         "-rss_limit_mb=3000", f"-artifact_prefix={scratch}/", "-verbosity=0", "-len_control=0",
     ]  # fmt: skip
     atheris.Setup(arguments, one, custom_mutator=changed)

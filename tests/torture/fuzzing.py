@@ -4,6 +4,7 @@ their own form (JSON stays JSON, packed columns stay packed, checksums are right
 bytes, guided by the branches that they reach. Every input is read in full, or refused by one short
 sentence of the package's own, within 5 s of CPU time and 40 bytes of memory per byte of the file
 (and 24 MB). The compiled loops check their indices in the long form.
+Frames are changed in the browser's tests, too, which decode and fold them there.
 """
 
 from __future__ import annotations

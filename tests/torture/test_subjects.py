@@ -7,8 +7,8 @@ import pytest
 from tests.torture.counts import Skipped
 from tests.torture.subjects import subjects
 
-SLOW = {"decode-mlx", "sweep"}
-"""Units whose quick form is in other tests: of interrupts line by line, and of sweeps."""
+SLOW = {"decode-mlx", "sweep", "places", "notebook"}
+"""Units whose quick form is in other tests: of interrupts line by line, of sweeps, in a browser."""
 UNITS = [(subject, unit) for subject in subjects() for unit in subject.units if unit not in SLOW]
 
 

@@ -38,6 +38,9 @@ export interface EvictionOrder {
   steps: number;
 }
 
+/** More than any model has: what a frame claims beyond is not allocated. */
+const [MOST_PARTS, MOST_EXPERTS] = [64, 2 ** 20];
+
 export class FrameError extends Error {}
 
 export interface Totals {
@@ -120,6 +123,9 @@ export function decode(bytes: Uint8Array<ArrayBuffer>): Frame {
   const nParts = head(20);
   const [n, textBytes, m, r] = [head(5), head(11), head(12), head(13)];
   const [layers, k, routed, q] = [head(6), head(14), head(15), head(16)];
+  if (nParts > MOST_PARTS || layers * Math.max(head(7), k, 1) > MOST_EXPERTS) {
+    throw new FrameError(`a frame has ${layers} layers of ${head(7)} experts, ${nParts} parts`);
+  }
   const rowBytes = Math.ceil((layers * k) / 8);
   const routing = routed * (2 * layers * k + rowBytes);
   const ordered = head(23);

@@ -13,6 +13,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Engine, Run
 from outlier_jupyter.notebook.chat.chat import Chat
+from tests.torture.places import sweep_of
 
 TEXT = "It costs $5_1$ or $$y^2$$ more, \\(z_3\\), <i>they</i> say"
 TEX = re.compile(r"[$]+[^$]*[$]+")
@@ -91,6 +92,12 @@ def test_no_text_of_a_figure_is_typeset_or_markup(engine: Engine, runs: dict[str
         message = list(texts_of(figure.to_plotly_json()))
         assert not [text for text in message if TEX.search(text)]
         assert not [text for text in message if "<i>" in text or "$ <b>" in text]
+
+
+def test_the_settings_of_a_sweep_are_no_markup() -> None:
+    """A setting may be a text, such as a stop word, and the axis has its letters."""
+    for text in texts_of(sweep_of("<i>$x$</i>").figure().to_plotly_json()):
+        assert "<i>" not in text and not TEX.search(text)
 
 
 def test_a_plan_names_its_folder_as_it_is(tiny: Path, tmp_path: Path) -> None:

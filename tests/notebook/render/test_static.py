@@ -241,6 +241,13 @@ def test_summary_is_in_every_form(make_trace: MakeTrace) -> None:
     assert "24 expert slots · 48 MB in RAM" in bundle["text/html"]
 
 
+def test_a_name_of_any_length_is_drawn_at_once(make_trace: MakeTrace) -> None:
+    """The picture's heading has a name from a file, and is cut at the page's width."""
+    trace = make_trace()
+    long = replace(trace, info=replace(trace.info, model="x" * 100_000))
+    assert mimebundle(view(long))["image/png"]
+
+
 def test_long_text_is_shortened(make_trace: MakeTrace) -> None:
     """A text of a megabyte does not make a notebook of megabytes; omitted text is counted."""
     bundle = mimebundle(SavedView("x" * 10**6, make_trace(), "length", "y" * 10**5))

@@ -96,7 +96,7 @@ def sweep_figure(found: Sweep) -> go.Figure:
 
     Medians and means are drawn only if there are enough runs to compare settings by them.
     """
-    settings = [(setting_text(setting), setting) for setting in found.settings]
+    settings = [(plain(setting_text(setting)), setting) for setting in found.settings]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.1)
     counts = {"prompt": len(found.prompts), "round": found.options.get("repeats", 1)}
     size = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
@@ -128,7 +128,7 @@ def sweep_figure(found: Sweep) -> go.Figure:
                     x=[name] * len(values), y=values, mode="markers", name="a run",
                     legendgroup="run", showlegend=shown,
                     marker={"symbol": "circle-open", "size": 8, "color": EITHER.top},
-                    customdata=[[run.prompt, run.verdict] for run in runs],
+                    customdata=[[run.prompt, plain(run.verdict)] for run in runs],
                     hovertemplate=f"{what}<br>prompt %{{customdata[0]}}: %{{customdata[1]}}"
                     "<extra>%{x}</extra>",
                 ),

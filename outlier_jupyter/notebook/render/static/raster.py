@@ -178,10 +178,14 @@ def _drawable(words: str) -> str:
     return "".join(c if c.isascii() or c in "·…°“”’" else "?" for c in words)
 
 
+LONGEST = 400
+"""Characters that are measured: no page is wider, and a name from a file may be of any length."""
+
+
 def _fitted(words: str, size: float, width: float) -> str:
     """`words`, cut with an ellipsis if they are wider than the page."""
     font, room = _font(size * SCALE), (width - 2 * GAP - 8) * SCALE
-    words = _drawable(words)
+    words = _drawable(words[:LONGEST])
     if font.getlength(words) <= room:
         return words
     while words and font.getlength(words + "…") > room:
