@@ -94,7 +94,7 @@ class Watched:
 
     Attributes:
         seen: sentences.
-        requested: the addresses that were asked for.
+        requested: the addresses of its requests.
     """
 
     def __init__(self, browser: Browser) -> None:

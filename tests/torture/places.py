@@ -94,8 +94,8 @@ def conversations_of(text: str) -> Conversations:
     first = made.get(1)
     made.current = first
     first.system = first.title = text
-    asked = first.add(0, "user", text)
-    answer = first.add(asked.id, "assistant", text, "error")
+    question = first.add(0, "user", text)
+    answer = first.add(question.id, "assistant", text, "error")
     answer.note = text
     answer.thinking = {"text": text, "seconds": 1.0, "tokens": 3}
     answer.tool_calls = [
