@@ -138,10 +138,10 @@ def short_lines(parts: Parts) -> list[str]:
 
 
 def feature_lines(parts: Parts) -> list[str]:
-    """Each feature off, beside the base of the same rounds."""
+    """Each feature off, beside the base of the same rounds, but for lookahead, since removed."""
     rows = parts.get("features", [])
     bases = {r["beside"]: r for r in rows if r["subject"] == "base"}
-    others = [r for r in rows if r["subject"] != "base"]
+    others = [r for r in rows if str(r["subject"]).split(",")[0] not in ("base", "lookahead")]
     heads = ("a quarter cached, but", "tokens/s", "as it is, in turn with it", "ratio")
     return table(heads, [
         (str(r["subject"]), speed(r), speed(bases[r["beside"]]),

@@ -56,11 +56,6 @@ def known(**options: Any) -> dict[str, Any] | None:
     return options
 
 
-# With its exact input a next router predicts everything: in a model made here nothing is
-# added between layers, so looking ahead would be perfect, as it never is. It stays off.
-AHEAD = known(lookahead="off") or {}
-
-
 _READ: set[Path] = set()
 """Models whose records were all read once: their checksums need no second check."""
 
@@ -70,7 +65,7 @@ def opened(made: Made, **options: Any) -> Engine:
 
     An engine with a slot for every expert has read them all.
     """
-    engine = outlier_jupyter.load(str(made.folder), **BASE | AHEAD | options)
+    engine = outlier_jupyter.load(str(made.folder), **BASE | options)
     known, slots, shape = made.folder in _READ, engine.status().slots, made.shape
     if known and isinstance(engine._reader, RecordReader):
         engine._reader._unchecked.clear()
@@ -113,10 +108,7 @@ def settings(made: Made, engine: Engine, text: BenchmarkText) -> Row:
         "reader": engine.info.reader, "note": engine.info.reader_note, "policy": options.policy,
         "kernels": engine.info.kernels, "prompt": text.prompt, "tokens": text.tokens,
     }  # fmt: skip
-    for name in ("overlap", "lookahead"):
-        if name in OPTIONS:
-            about[name] = getattr(options, name)
-    return made.description | about
+    return made.description | about | {"overlap": options.overlap}
 
 
 def resized(
@@ -193,7 +185,6 @@ def variants() -> dict[str, dict[str, Any]]:
         "policy lru": {"policy": "lru"},
         THREADS: {},
         "overlap off": {"overlap": "off"},
-        "lookahead, which here is always right": {"lookahead": "auto"},
     }
     return {name: options for name, options in asked.items() if known(**options) is not None}
 
@@ -319,7 +310,7 @@ def huge(made: Made, rounds: int, say: Say) -> list[Row]:
     token = shape.layers * shape.k
     wanted = {f"{worth} working sets": round(worth * token) for worth in (0.9, 2)}
     texts = {name: {"prompt": 4, "tokens": 10} for name in wanted}
-    options = BASE | AHEAD | {"repacked": "off", "cache_experts": max(wanted.values())}
+    options = BASE | {"repacked": "off", "cache_experts": max(wanted.values())}
     with outlier_jupyter.load(str(made.folder), **options) as engine:
         run_engine(engine, made.routes, BenchmarkText(0, 2, 2))
         found = resized(engine, made, wanted, texts, rounds, say)

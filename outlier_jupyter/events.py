@@ -86,19 +86,6 @@ class PagedIn(NamedTuple):
     ns: int
 
 
-class Prefetched(NamedTuple):
-    """A read began before its layer's router chose; `used` if the router then chose the expert.
-
-    Reported at that layer's lookup, before the layer's own reads. A used one is also a `PagedIn`.
-    `nbytes` were read, or are still being read.
-    """
-
-    layer: int
-    expert: int
-    nbytes: int
-    used: bool
-
-
 class Waited(NamedTuple):
     """The decode thread waited `ns` for a layer's reads; committing them took `install_ns`."""
 
@@ -263,7 +250,6 @@ Event: TypeAlias = (
     | Routed
     | Evicted
     | PagedIn
-    | Prefetched
     | Waited
     | Served
     | Weighed
@@ -281,4 +267,4 @@ Sink: TypeAlias = Callable[[Event], None]
 add_aliases(ResidentLayers, singly="events")
 add_aliases(Served, told_ns="report_ns")
 add_aliases(StepDone, told_ns="report_ns")
-__getattr__ = old_names(__name__, HeldLayers="ResidentLayers", ReadEarly="Prefetched")
+__getattr__ = old_names(__name__, HeldLayers="ResidentLayers")

@@ -1,6 +1,6 @@
 """The table of model families: what the package knows of them by name.
 
-Switches, routers and norms are mostly found by the model's shape. This table holds the rest: the
+Switches and routers are mostly found by the model's shape. This table holds the rest: the
 names that configs and modules use, and the mlx-lm classes that the CPU kernels replace. `register`
 adds a family. The module holds names only and imports no model.
 """
@@ -25,7 +25,6 @@ class MoeFamily:
             to 1, what they are multiplied by, and "sigmoid" or "softmax".
         routers: parts of router names, for modules that the size alone does not identify.
         shared_experts: attributes of the block's shared expert.
-        norms: the decoder layer's attributes of the norm before the experts, most specific first.
         attention, latent, delta, layer, block, gate, model: classes of `name` whose arithmetic the
             CPU kernels repeat: attention (q, k, v; optional norms; RoPE; attention; optional gate;
             o), latent attention, a gated delta net, a decoder layer (norm, one of these, norm,
@@ -47,7 +46,6 @@ class MoeFamily:
     score_functions: tuple[str, ...] = ()
     routers: tuple[str, ...] = ()
     shared_experts: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ()
     attention: str = ""
     latent: str = ""
     delta: str = ""
@@ -101,8 +99,6 @@ register(
         score_functions=("moe_router_activation_func",),
         routers=("gate", "router"),
         shared_experts=("shared_expert", "shared_experts", "shared_mlp"),
-        norms=("pre_mlp_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm",
-               "ffn_norm"),
     )
 )  # fmt: skip
 register(

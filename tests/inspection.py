@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from outlier_jupyter.paging import Installed
     from outlier_jupyter.paging.pager import Pager
     from outlier_jupyter.paging.router_tap import RouterTap
-    from outlier_jupyter.paging.staging import PrefetchRead
-    from outlier_jupyter.residency import ExpertKey
     from outlier_jupyter.residency.policies.predictive import Predictive, State
 
 
@@ -107,22 +105,6 @@ def fetch_under_way(pager: Pager) -> bool:
 def kernel_reads_in_flight(pager: Pager) -> int:
     """How many reads a pager has submitted to the kernel that have not ended."""
     return 0 if pager.queued is None else pager.queued.queue.pending
-
-
-def prefetches(pager: Pager) -> dict[ExpertKey, PrefetchRead]:
-    """A pager's prefetched experts, read or being read."""
-    return pager._staging._reads
-
-
-def dropped_prefetches(pager: Pager) -> list[PrefetchRead]:
-    """A pager's prefetches that no router chose, and whose slots are not free yet."""
-    return pager._staging._dropped
-
-
-def delay_prefetches(pager: Pager, wait: Callable[[], object]) -> None:
-    """Have a pager's prefetches call `wait` before each read."""
-    read = pager._staging._read
-    pager._staging._read = lambda placement: (wait(), read(placement))[1]
 
 
 def watched_arrays(tap: RouterTap) -> int:

@@ -30,11 +30,7 @@ from outlier_jupyter.trace.measures import Summary
 
 OLD_NAMES = {
     Summary: {
-        "read_early": "prefetched",
-        "early_used": "prefetched_used",
-        "early_wasted_bytes": "prefetched_wasted_bytes",
         "hit_words": "hit_text",
-        "early_words": "prefetch_text",
         "loss_words": "loss_text",
     },
     Intervention: {"words": "phrases"},
@@ -43,7 +39,6 @@ OLD_NAMES = {
         "taken_by": "evicted_by",
         "held_by_belady": "resident_under_belady",
     },
-    Trace: {"early": "prefetched"},
     RoutingDivergence: {"stays": "correlation_time"},
     StartingCache: {"held": "resident"},
     Comparison: {"warmth": "starting_caches", "parting": "divergence"},
@@ -87,7 +82,7 @@ KEPT = Path(__file__).parent / "kept"
 
 def test_events_and_fakes_have_their_old_names():
     """Old and new are one class, so that subscribing to the old name receives the events."""
-    assert events.HeldLayers is events.ResidentLayers and events.ReadEarly is events.Prefetched
+    assert events.HeldLayers is events.ResidentLayers
     assert testing.HeldReader is testing.PausedReader
     assert explain.LayerStory is explain.ExplainedLayer
     assert events.Served(0, 1, 2, 3, 4).told_ns == 4
@@ -191,20 +186,22 @@ def test_a_plan_and_a_summary_as_json_have_their_old_keys():
     for size in outlier_jupyter.plan("demo").to_dict()["sizes"]:
         assert size["tokens"] == size["working_sets"]
     found = json.loads(as_json(Run.load(KEPT / "run.safetensors").summary()))
-    assert found["read_early"] == found["prefetched"] == 37
-    assert found["early_used"] == found["prefetched_used"] == 22
-    assert found["early_wasted_bytes"] == found["prefetched_wasted_bytes"] == 622_080
+    assert found["reads"] == 250 and found["read_p50_ms"] > 0
     assert "hit_words" not in found
 
 
 def test_a_saved_run_opens():
-    """Its text, numbers and reads are those that the previous release reported."""
+    """Its text, numbers and reads are those that the previous release reported.
+
+    Its table of reads that began before a router had chosen is not read any more.
+    """
     run = Run.load(KEPT / "run.safetensors")
     assert run.text == "".join(run.pieces(run.tokens)) == "An expert is one small feed-"
     assert str(run.summary()).startswith(
         "157 tokens/s · hit rate in decode 48.2 %, in prefill 2.5 % · 10.4 MB in 250 reads"
     )
-    assert run.trace.early.size == 37 and run.trace.info.options["policy"] == "predictive"
+    options = run.trace.info.options
+    assert options["policy"] == "predictive" and options["lookahead"] == "on"
     assert run.explain(2).misses and run.experts_of(slice(0, 3))
     replayed = run.trace.what_if([24], ["habit", "default", "predictive"])
     assert replayed.policy.unique().tolist() == ["predictive"]

@@ -90,7 +90,7 @@ def test_commands_options_and_record_types_are_in_the_reference():
     assert all(each.call for each in COMMANDS.values())
     for kind in (options.LoadOptions, options.GenerateOptions):
         assert f"```{{options}} {kind.__name__}" in REFERENCE["engine"] and fields(kind)
-    for name in ("READ", "EVICTION", "PREFETCHED", "CALL"):
+    for name in ("READ", "EVICTION", "CALL"):
         assert f"```{{fields}} {name}" in REFERENCE["trace"] and getattr(schema, name).names
 
 

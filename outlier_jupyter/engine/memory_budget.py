@@ -21,7 +21,7 @@ from ..errors import OptionError
 from ..formatting import size_words
 from ..options import AUTO, GenerateOptions, LoadOptions
 from ..paging import share_slots
-from ..paging.install import MoeSwitch, banks_nbytes, staging_slots
+from ..paging.install import MoeSwitch, banks_nbytes
 from ..paging.probe import Probed
 from ..system.memory_info import Machine, machine_memory, process_nbytes
 from .kv_cache import KEPT
@@ -237,7 +237,7 @@ def fitted(
             raise OptionError(_refusal(what, 0, needs, room, advice, ""))
         options = replace(options, cache_gb=best / 1e9)
     options = replace(options, ram_gb=None)
-    taken = banks_nbytes(switches, slots_of(switches, options), staging_slots(switches, options))
+    taken = banks_nbytes(switches, slots_of(switches, options))
     if taken > max(left, have) and not options.force:
         advice = "free memory" if best is None else f"give cache_gb={best / 1e9:g} or less"
         raise OptionError(_refusal(_what(options), taken, needs, room, advice))
@@ -251,7 +251,7 @@ def slots_of(switches: Sequence[MoeSwitch], options: LoadOptions) -> dict[Any, i
         OptionError: not even one expert fits.
     """
     count = sum(s.experts for s in switches) if options.resident else options.cache_experts
-    return share_slots(switches, float(options.cache_gb), count, staging_slots(switches, options))
+    return share_slots(switches, float(options.cache_gb), count)
 
 
 def _what(options: LoadOptions) -> str:

@@ -109,12 +109,6 @@ class LoadOptions:
         "experts large enough to gain; on, always; off, never",
         choices=("auto", "on", "off"),
     )
-    lookahead: str = option(
-        "off",
-        "prefetch the experts that the next layer's router would choose from this layer's state: "
-        "auto, with compiled kernels and large experts; on, always; off, never",
-        choices=("off", "auto", "on"),
-    )
     read_threads: int | None = option(
         None,
         "number of parallel reads; by default 4, or what the probe finds best",

@@ -25,9 +25,6 @@ from ..residency.slot_table import SlotTable
 from .block_hooks import follow
 from .expert_tensors import Locator
 from .fetch import TINY, InlineExecutor, overlaps
-from .lookahead import STAGING_SLOTS, find_lookahead, module_at
-from .lookahead import wanted as lookahead_wanted
-from .paged_layer import PagedLayer
 from .pager import Pager
 from .release import release
 from .router_tap import RouterTap
@@ -100,7 +97,6 @@ class Installed:
         """
         for pager in self.pagers:
             pager.finish()
-            pager.drop_prefetched()
             pager.bank.settle()
             pager.batch = None
         self.tap.forget()
@@ -180,13 +176,11 @@ def _put_in_place(
     sizes = [switch.experts for switch in switches]
     for geometry, count in slots.items():
         members = {i: s.parts for i, s in enumerate(switches) if s.geometry == geometry}
-        whole = count >= sum(sizes[layer] for layer in members)
-        staging = 0 if whole else staging_slots(switches, options)[geometry]
-        bank = make_bank(next(iter(members.values())), count + staging)
-        table = SlotTable(count, make_policy(options.policy, sizes), staging)
+        bank = make_bank(next(iter(members.values())), count)
+        table = SlotTable(count, make_policy(options.policy, sizes))
         overlap = overlaps(options.overlap, bank.expert_nbytes)
         tiny = bank.expert_nbytes < TINY and reader.name == "pread"
-        inline = tiny and not (overlap or staging)
+        inline = tiny and not overlap
         pagers[geometry] = Pager(
             members, bank, table, reader, InlineExecutor() if inline else executor, clock, overlap,
             open_queue() if reader.name == "direct" or inline else None,
@@ -201,43 +195,12 @@ def _put_in_place(
             follow(block, tap)
             if pager.overlap:
                 stand_in.paged.shared_expert = shared_expert(block)
-    _add_lookahead(model, switches, pagers, options)
-
-
-def _add_lookahead(
-    model: nn.Module,
-    switches: Sequence[MoeSwitch],
-    pagers: Mapping[Geometry, Pager],
-    options: LoadOptions,
-) -> None:
-    """Have each switch predict and prefetch for the next, where that is wanted and possible."""
-    paths = [switch.path for switch in switches]
-    layers: list[PagedLayer] = [module_at(model, path).paged for path in paths]
-    for layer, switch in list(enumerate(switches))[1:]:
-        pager = pagers[switch.geometry]
-        if pager.table.staging:
-            lookahead = find_lookahead(model, layer, paths, switch.experts, pager, options)
-            layers[layer - 1].next_lookahead = layers[layer].lookahead = lookahead
-
-
-def staging_slots(switches: Sequence[MoeSwitch], options: LoadOptions) -> dict[Geometry, int]:
-    """How many staging slots each geometry gets, for prefetched experts."""
-    return {
-        switch.geometry: STAGING_SLOTS if lookahead_wanted(options, switch.expert_nbytes) else 0
-        for switch in switches
-    }
 
 
 def share_slots(
-    switches: Sequence[MoeSwitch],
-    cache_gb: float,
-    cache_experts: int | None,
-    staging: Mapping[Geometry, int] | None = None,
+    switches: Sequence[MoeSwitch], cache_gb: float, cache_experts: int | None
 ) -> dict[Geometry, int]:
     """How many slots each geometry gets, in proportion to its experts.
-
-    Args:
-        staging: staging slots; their memory comes from `cache_gb`, down to one cache slot.
 
     Raises:
         OptionError: the cache is too small for a single expert.
@@ -253,10 +216,7 @@ def share_slots(
     for switch in switches:
         slots[switch.geometry] = slots.get(switch.geometry, 0) + switch.experts
     for geometry, experts in slots.items():
-        fit = int(experts * share + 1e-9)
-        if cache_experts is None and staging is not None and fit < experts:
-            fit = max(min(fit, 1), fit - staging[geometry])
-        slots[geometry] = min(experts, fit)
+        slots[geometry] = min(experts, int(experts * share + 1e-9))
         if slots[geometry] < 1:
             least = total / experts / 1e9
             raise OptionError(
@@ -266,18 +226,10 @@ def share_slots(
     return slots
 
 
-def banks_nbytes(
-    switches: Sequence[MoeSwitch], slots: Mapping[Geometry, int], staging: Mapping[Geometry, int]
-) -> int:
-    """Bytes of the banks that `install` makes for so many slots, staging slots included."""
+def banks_nbytes(switches: Sequence[MoeSwitch], slots: Mapping[Geometry, int]) -> int:
+    """Bytes of the banks that `install` makes for so many slots."""
     kinds = {switch.geometry: switch.expert_nbytes for switch in switches}
-    experts = dict.fromkeys(kinds, 0)
-    for switch in switches:
-        experts[switch.geometry] += switch.experts
-    return sum(
-        nbytes * (slots[kind] + (staging[kind] if slots[kind] < experts[kind] else 0))
-        for kind, nbytes in kinds.items()
-    )
+    return sum(nbytes * slots[kind] for kind, nbytes in kinds.items())
 
 
 def bind(module: nn.Module, name: str, array: mx.array) -> None:
@@ -294,3 +246,10 @@ def replace(model: nn.Module, path: str, new: nn.Module) -> Any:
     at = module_at(model, above)
     at[int(last) if isinstance(at, list) else last] = new
     return at
+
+
+def module_at(model: Any, path: str) -> Any:
+    """The module or list at `path`; the model itself at an empty one."""
+    for step in path.split(".") if path else ():
+        model = model[int(step)] if isinstance(model, list) else model[step]
+    return model

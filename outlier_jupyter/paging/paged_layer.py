@@ -1,8 +1,7 @@
 """One layer's experts: from a router's ids to the output of those it chose.
 
 A token's few experts usually fit the slots. Compiled modules compute the hits while the misses are
-read, then each miss as it arrives; MLX's compute once all are resident. The next layer's experts
-may be predicted meanwhile.
+read, then each miss as it arrives; MLX's compute once all are resident.
 
 A prompt may need more distinct experts than there are slots. Its tokens are then taken expert by
 expert, in as many passes as it needs; the arithmetic of a row does not change with it. What a layer
@@ -21,7 +20,6 @@ from ..events import Routed
 from ..residency import ExpertKey
 from .expert_pairs import pairs_in, slots_of_ids
 from .fetch import Fetch
-from .lookahead import Lookahead
 from .ownership import OWNS_ALL, Combine, Owner, as_it_is
 from .pager import Pager
 from .partial_experts import PartialExperts
@@ -39,8 +37,6 @@ class PagedLayer:
 
     Attributes:
         owner, combine: which experts are computed here, and what adds the outputs of others.
-        lookahead: predicted this layer's experts, and learns from what the router chooses.
-        next_lookahead: predicts those of the next layer from this one's input.
         shared_expert: is computed while experts are read.
     """
 
@@ -49,8 +45,6 @@ class PagedLayer:
     ) -> None:
         self.owner: Owner = OWNS_ALL
         self.combine: Combine = as_it_is
-        self.lookahead: Lookahead | None = None
-        self.next_lookahead: Lookahead | None = None
         self.shared_expert: OverlappedSharedExpert | None = None
         self._inner, self._layer, self._pager, self._timed = inner, layer, pager, timed
         self._keys = [ExpertKey(layer, each) for each in range(experts)]
@@ -62,7 +56,7 @@ class PagedLayer:
     @property
     def alone(self) -> bool:
         """Whether a lookup and its reads are all there is to do, as compiled code can."""
-        return self._owns_all and self.lookahead is None and self.next_lookahead is None
+        return self._owns_all
 
     def serve(
         self, inputs: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
@@ -88,33 +82,21 @@ class PagedLayer:
         times: tuple[int, int],
         meanwhile: Callable[[], object] | None,
     ) -> Any:
-        """Serve one token, or each prompt's next one: their few experts usually fit the slots.
-
-        The next layer's experts are predicted for one token only.
-        """
+        """Serve one token, or each prompt's next one: their few experts usually fit the slots."""
         pager = self._pager
         keys, report = self._request(ids, sorted(set(ids.ravel().tolist())), times)
-        outcomes = pager.resolve_prefetched(keys)
-        if self.lookahead is not None and self._may_predict(self.lookahead) and pager.batch is None:
-            self.lookahead.learn(inputs.array(), ids, outcomes)
         parts = pager.table.split(keys)
         if len(parts) > 1:  # fewer slots than experts of a token
-            output = self._passes(inputs, ids, parts, None, meanwhile, report)
-            self._prefetch_next(inputs, True)
-            return output
+            return self._passes(inputs, ids, parts, None, meanwhile, report)
         work: PartialExperts | None = None
         with pager.fetch(keys) as fetch:
             report()  # while the reads that have begun go on
-            prefetched = self._prefetch_next(inputs, fetch.done)
             overlap = self._overlaps(fetch)
             self._compute_beside(inputs, overlap, meanwhile)
             if overlap or not self._owns_all:
                 work = inputs.partial(self._inner, pager.bank)
                 for slots in fetch.arrivals():
-                    prefetched = prefetched or self._prefetch_next(inputs, fetch.done)
                     self._timed(self._add, work, ids, slots)
-        if not prefetched:
-            self._prefetch_next(inputs, True)
         return self._output(inputs, ids, work, fetch.slots)
 
     def _prompt(
@@ -129,7 +111,6 @@ class PagedLayer:
         experts, counts = (found.tolist() for found in np.unique(ids, return_counts=True))
         tokens_of = dict(zip(experts, counts, strict=True))
         keys, report = self._request(ids, experts, times)
-        self._pager.resolve_prefetched(keys)
         uses = {key: tokens_of[key.expert] for key in keys}
         keep = table.most_used(self._layer, uses, self._pager.layer_count)
         return self._passes(inputs, ids, table.split(keys, uses), keep, meanwhile, report)
@@ -232,17 +213,6 @@ class PagedLayer:
     @property
     def _owns_all(self) -> bool:
         return self.owner is OWNS_ALL and self.combine is as_it_is
-
-    def _prefetch_next(self, inputs: SwitchInputs, idle: bool) -> bool:
-        """Prefetch for the next layer if the disk is `idle`; returns `idle`."""
-        lookahead = self.next_lookahead if self._pager.batch is None else None
-        if idle and lookahead is not None and self._may_predict(lookahead):
-            lookahead.prefetch(inputs.array())
-        return idle
-
-    def _may_predict(self, lookahead: Lookahead) -> bool:
-        """Whether `lookahead` predicts for the kind of module this layer computes with."""
-        return self._native or not lookahead.native_only
 
     @property
     def _native(self) -> bool:

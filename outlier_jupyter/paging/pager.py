@@ -16,7 +16,7 @@ import numpy as np
 
 from ..checkpoint import ExpertPart, KernelQueue, Reader, read_expert
 from ..errors import EngineClosed
-from ..events import Event, Prefetched, Sink
+from ..events import Event, Sink
 from ..residency import ExpertKey
 from ..residency.slot_table import Lookup, Placement, SlotTable
 from ..residency.table_order import slots_of
@@ -24,7 +24,6 @@ from .batch_call import BatchCall
 from .fetch import Fetch, Read, ReadResult
 from .record_fetch import QueuedReads
 from .slot_bank import SlotBank
-from .staging import PrefetchOutcome, Staging
 from .switch_inputs import SlotMap
 from .token_paging import TokenPaging
 
@@ -61,7 +60,7 @@ class Pager:
     Args:
         parts: MoE layer → the tensors of its experts on disk.
         bank, table: the slots' memory and the table of what is in them, of the same number of
-            slots, staging slots included.
+            slots.
         reader: reads byte ranges; called on the executor's threads.
         clock: nanoseconds, monotonic.
         overlap: whether hits are computed while misses are read.
@@ -102,7 +101,6 @@ class Pager:
         self._executor = executor
         self._experts = sum(layer[0].experts for layer in parts.values())
         self._slot_maps: dict[int, SlotMap] = {}
-        self._staging = Staging(table, bank, executor, self._read)
         self.queued = (
             None if queue is None
             else QueuedReads(
@@ -187,8 +185,7 @@ class Pager:
             ReadFailed: on exit, if an expert could not be read; the others stay resident.
         """
         self.finish()
-        plan, prefetched = self._staging.take(self.table.reserve(keys))
-        with self.reading(plan, lambda placements: self._start(placements, prefetched)) as fetch:
+        with self.reading(self.table.reserve(keys), self._start) as fetch:
             yield fetch
         for layer in {key.layer for key in fetch.slots}:
             self.map_if_resident(layer)
@@ -219,30 +216,6 @@ class Pager:
             self._current.finish()
             self._current = None
 
-    def prefetch(self, keys: Sequence[ExpertKey]) -> list[ExpertKey]:
-        """Begin to read `keys`, which a later layer may need, into staging slots.
-
-        This makes nothing resident and evicts nothing. Keys that are resident or being read are
-        skipped; nothing is read while another read is under way.
-
-        Returns:
-            the keys whose reads were begun.
-        """
-        if self.closed or not (self._current is None or self._current.done):
-            return []
-        return self._staging.begin(keys)
-
-    def resolve_prefetched(self, keys: Sequence[ExpertKey]) -> list[PrefetchOutcome]:
-        """Drop prefetched experts other than `keys`, which a router has chosen; report all."""
-        outcomes = self._staging.resolve_prefetched(keys)
-        for (layer, expert), used, nbytes in outcomes:
-            self.report(Prefetched(layer, expert, nbytes, used))
-        return outcomes
-
-    def drop_prefetched(self) -> None:
-        """Drop all prefetched experts, and wait for their reads to end."""
-        self._staging.clear()
-
     def acquire(self, keys: Sequence[ExpertKey]) -> dict[ExpertKey, int]:
         """Make `keys` resident and return their slots: `fetch`, waited for."""
         with self.fetch(keys) as fetch:
@@ -255,11 +228,9 @@ class Pager:
         a pager that works.
         """
         self.forget_slot_maps()
-        self.drop_prefetched()
-        self.bank.move(self.table.compact())
         if slots < self.table.capacity:
             self.bank.move(self.table.shrink(slots))
-        self.bank.resize(slots + len(self.table.staging), bind)
+        self.bank.resize(slots, bind)
         if slots > self.table.capacity:
             self.table.grow(slots)
 
@@ -271,15 +242,11 @@ class Pager:
         if (slots >= 0).all():
             self._slot_maps[layer] = SlotMap(mx.array(slots.astype(np.uint32)), slots)
 
-    def _start(
-        self, placements: Sequence[Placement], prefetched: Mapping[ExpertKey, Read]
-    ) -> Iterator[Read]:
-        """Begin to read, by the kernel or on threads, all that was not `prefetched`."""
-        missing = [place for place in placements if place.key not in prefetched]
-        queued = {} if self.queued is None else self.queued.start(missing)
+    def _start(self, placements: Sequence[Placement]) -> Iterator[Read]:
+        """Begin to read, by the kernel or on threads."""
+        queued = {} if self.queued is None else self.queued.start(placements)
         for placement in placements:
-            read = prefetched.get(placement.key) or queued.get(placement.key)
-            yield read or self.submit(placement)
+            yield queued.get(placement.key) or self.submit(placement)
 
     def submit(self, placement: Placement) -> Future[ReadResult]:
         """Begin to read one expert on a reader thread."""

@@ -33,15 +33,13 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
     """
     if not installed.switches:
         raise OptionError("this model is dense: it has no experts, and so no cache to resize")
-    geometries = dict.fromkeys(switch.geometry for switch in installed.switches)
-    staging = {g: len(p.table.staging) for g, p in zip(geometries, installed.pagers, strict=True)}
-    shared = share_slots(installed.switches, cache_gb, cache_experts, staging)
+    shared = share_slots(installed.switches, cache_gb, cache_experts)
     paired = zip(shared.items(), installed.pagers, strict=True)
     changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
-    changes.sort(key=lambda change: _rows(change) - change[1].bank.slots)  # shrinking ones first
+    changes.sort(key=lambda change: change[2] - change[1].bank.slots)  # shrinking ones first
     needed, free = _needed(changes), machine_memory().available
     if needed > free:
-        total = sum(change[1].bank.expert_nbytes * _rows(change) for change in changes)
+        total = sum(pager.bank.expert_nbytes * slots for _, pager, slots in changes)
         raise OptionError(
             f"a cache of {size_words(total)} does not fit: the resize needs "
             f"{size_words(needed)} more, and {size_words(free)} are free; give less"
@@ -54,8 +52,7 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
             )
     installed.settle()
     for geometry, pager, slots in changes:
-        rows = _rows((geometry, pager, slots))
-        if rows == pager.bank.slots and slots == pager.table.capacity:
+        if slots == pager.bank.slots == pager.table.capacity:
             continue
         members = [switch for switch in installed.switches if switch.geometry == geometry]
         try:
@@ -83,17 +80,14 @@ def change_capacity(installed: Installed, pager: Pager, slots: int) -> list[tupl
     where = {
         layer: slots_of(table, layer, parts[0].experts) for layer, parts in pager.parts.items()
     }
-    rows = slots + len(table.staging)
-    if rows <= bank.slots and bank.give_back(bank.used):
+    if slots <= bank.slots and bank.give_back(bank.used):
         pager.forget_slot_maps()
-        pager.drop_prefetched()
-        bank.move(table.compact())
         if slots < table.capacity:
             bank.move(table.shrink(slots))
-            bank.give_back(rows)
+            bank.give_back(slots)
         else:
             table.grow(slots)
-            bank.used = rows
+            bank.used = slots
     else:
         [geometry] = {s.geometry for n, s in enumerate(installed.switches) if n in pager.layers}
         members = [switch for switch in installed.switches if switch.geometry == geometry]
@@ -109,14 +103,8 @@ def _rebind(members: Sequence[MoeSwitch], name: str, array: mx.array) -> None:
 def _needed(changes: Sequence[Change]) -> int:
     """How much more memory than now the changes need at their peak, in bytes."""
     more = most = 0
-    for change in changes:
-        bank, rows = change[1].bank, _rows(change)
-        for nbytes in bank.row_nbytes.values():
-            most = max(most, more + nbytes * rows)
-            more += nbytes * (rows - bank.slots)
+    for _, pager, slots in changes:
+        for nbytes in pager.bank.row_nbytes.values():
+            most = max(most, more + nbytes * slots)
+            more += nbytes * (slots - pager.bank.slots)
     return most
-
-
-def _rows(change: Change) -> int:
-    """The rows of a bank: its slots and staging slots."""
-    return change[2] + len(change[1].table.staging)

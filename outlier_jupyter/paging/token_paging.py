@@ -61,7 +61,7 @@ class TokenPaging:
     @property
     def usable(self) -> bool:
         """Whether compiled code may serve this pager's layers: the clock is the system's."""
-        return self._pager.clock is time.perf_counter_ns and not self._pager.table.staging
+        return self._pager.clock is time.perf_counter_ns
 
     @property
     def stop(self) -> Int64s:

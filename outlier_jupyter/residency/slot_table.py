@@ -3,9 +3,6 @@
 It decides and keeps track; it reads no file, so a failed read only returns its slot. All experts of
 one (call, layer) are looked up at once: hits are those resident before any of them is read, and no
 requested expert is evicted. Its decisions are the functions of `slots`, which a replay calls too.
-
-A table may have staging slots beside the cache. An expert that was prefetched into one of them can
-be `exchange`d for the slot reserved for it; what is resident never depends on that.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ import numpy.typing as npt
 
 from . import ExpertKey, Int64s, slots
 from .policies import Policy, make_policy
-from .slots import CAPACITY, FREE, HIT, IN_USE, PINNED, RESERVED, STAGING, UNUSED
+from .slots import CAPACITY, FREE, HIT, IN_USE, PINNED, UNUSED
 
 
 class Placement(NamedTuple):
@@ -40,7 +37,7 @@ class Lookup:
 
 
 class SlotTable:
-    """`capacity` slots, all free at first, and `staging` staging slots.
+    """`capacity` slots, all free at first.
 
     Args:
         policy: scores the experts; no other table may use it.
@@ -49,14 +46,13 @@ class SlotTable:
         ValueError: the capacity is below 1.
     """
 
-    def __init__(self, capacity: int, policy: Policy, staging: int = 0) -> None:
+    def __init__(self, capacity: int, policy: Policy) -> None:
         if capacity < 1:
             raise ValueError(f"a table of {capacity} slots holds no expert: give 1 or more")
         precompile()
         self._policy = policy
         self._width: int = policy.score.shape[1]
-        self._slots = slots.new_slots(capacity, policy.score, policy.weight, staging)
-        self._staging = set(range(capacity, capacity + staging))
+        self._slots = slots.new_slots(capacity, policy.score, policy.weight)
         self._reserved: set[int] = set()
 
     def __len__(self) -> int:
@@ -72,18 +68,13 @@ class SlotTable:
 
     @property
     def capacity(self) -> int:
-        """The number of slots, without staging slots."""
+        """The number of slots."""
         return int(self._slots.counts[CAPACITY])
 
     @property
     def policy(self) -> str:
         """The name of the policy that scores the experts."""
         return self._policy.name
-
-    @property
-    def staging(self) -> frozenset[int]:
-        """The numbers of the current staging slots."""
-        return frozenset(self._staging)
 
     @property
     def room(self) -> int:
@@ -179,16 +170,6 @@ class SlotTable:
         self._reserved.update(placement.slot for placement in placements)
         return Lookup(hits, placements)
 
-    def exchange(self, placement: Placement, slot: int) -> Placement:
-        """Swap the reserved slot of `placement` with the staging slot `slot`."""
-        self._staging.remove(slot)
-        self._staging.add(placement.slot)
-        self._reserved.remove(placement.slot)
-        self._reserved.add(slot)
-        self._slots.key_of[slot] = RESERVED
-        self._slots.key_of[placement.slot] = STAGING
-        return placement._replace(slot=slot)
-
     def commit(self, placement: Placement) -> None:
         """Make `placement.key` resident: its read has ended."""
         self._reserved.remove(placement.slot)
@@ -200,31 +181,14 @@ class SlotTable:
         self._reserved.remove(placement.slot)
         slots.free_slot(self._slots, placement.slot)
 
-    def compact(self) -> list[tuple[int, int]]:
-        """Renumber the slots: first the cache's `capacity` slots, then the staging slots.
-
-        Returns:
-            (from, to) for each resident expert that must move; no slot is in two of them.
-        """
-        assert not self._reserved, "slots are being read into"
-        capacity, table = self.capacity, self._slots
-        room = sorted(slot for slot in self._staging if slot < capacity)
-        free = table.free[: table.counts[UNUSED]]
-        table.free[: len(free)] = [s if s < capacity else room.pop() for s in free.tolist()]
-        moves = self._move_down(room)
-        self._resize(capacity)
-        return moves
-
     def grow(self, capacity: int) -> None:
-        """Add free slots, up to `capacity`, to a compact table; resident experts stay in place."""
+        """Add free slots, up to `capacity`; resident experts stay in place."""
         new = range(capacity - 1, self.capacity - 1, -1)
         free = [*new, *self._slots.free[: self._slots.counts[UNUSED]].tolist()]
         self._resize(capacity, free)
 
     def shrink(self, capacity: int) -> list[tuple[int, int]]:
         """Remove all slots from `capacity` on; experts are evicted until the rest fit.
-
-        The table must be compact.
 
         Returns:
             (from, to) for each resident expert that must move; no slot is in two of them.
@@ -238,45 +202,31 @@ class SlotTable:
             raise ValueError(f"{len(self._reserved)} slots are reserved, {capacity} would be left")
         slots.evict(table, max(0, len(self) - capacity))
         free = [s for s in table.free[: table.counts[UNUSED]].tolist() if s < capacity]
-        moves = self._move_down(free, capacity)
-        self._resize(capacity, free)
-        return moves
-
-    def _move_down(self, room: list[int], capacity: int = 0) -> list[tuple[int, int]]:
-        """Move resident experts in slots from `capacity` (default: the cache's) on to `room`."""
-        table, moves = self._slots, []
+        moves = []
         resident = np.flatnonzero(table.key_of >= 0)
-        for slot in resident[resident >= (capacity or self.capacity)].tolist():
-            to, key = room.pop(), table.key_of[slot]
+        for slot in resident[resident >= capacity].tolist():
+            to, key = free.pop(), table.key_of[slot]
             table.key_of[to], table.key_of[slot] = key, FREE
             table.slot_of[key] = to
             moves.append((slot, to))
+        self._resize(capacity, free)
         return moves
 
-    def _resize(self, capacity: int, free: Sequence[int] | None = None) -> None:
-        """Change to `capacity` slots, of which `free` are free (default: as before)."""
-        table, staging = self._slots, len(self._staging)
-        if free is None:
-            free = table.free[: table.counts[UNUSED]].tolist()
-        key_of = np.full(capacity + staging, FREE, np.int64)
+    def _resize(self, capacity: int, free: Sequence[int]) -> None:
+        """Change to `capacity` slots, of which `free` are free."""
+        table = self._slots
+        key_of = np.full(capacity, FREE, np.int64)
         both = min(capacity, self.capacity)
         resident = table.key_of[:both] >= 0
         key_of[:both][resident] = table.key_of[:both][resident]
-        key_of[capacity:] = STAGING
-        stack = np.zeros(capacity + staging, np.int64)
+        stack = np.zeros(capacity, np.int64)
         stack[: len(free)] = free
         table.counts[[UNUSED, CAPACITY]] = len(free), capacity
         self._slots = table._replace(key_of=key_of, free=stack)
-        self._staging = set(range(capacity, capacity + staging))
 
     def check(self) -> None:
         """Assert that every slot is in exactly one state; for tests."""
-        states = np.arange(len(self._slots.key_of))
-        slots.check(
-            self._slots,
-            np.isin(states, list(self._staging)),
-            np.isin(states, list(self._reserved)),
-        )
+        slots.check(self._slots, np.isin(np.arange(self.capacity), list(self._reserved)))
 
     def _codes(self, keys: Iterable[ExpertKey]) -> Int64s:
         width = self._width

@@ -2,7 +2,7 @@
 
 The engine's table and the replay of a trace call the same functions, so a replay does what the
 engine does. A key is a number here: layer × width + expert, where width is the most experts of a
-layer. A slot is free, reserved (being read into), resident or a staging slot.
+layer. A slot is free, reserved (being read into) or resident.
 
 An expert's value is its policy's score × its layer's weight. The lowest value is evicted first, and
 of equals the lower key. Experts that a prompt no longer needs are demoted: they are evicted before
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from . import Float64s, Int64s
 from .numba_options import compiled
 
-FREE, RESERVED, STAGING = -1, -2, -3
+FREE, RESERVED = -1, -2
 """The states of slots without a resident expert in `Slots.key_of`."""
 HIT = -2
 """Written to `evicted` by `reserve` for a key that is resident already."""
@@ -32,7 +32,7 @@ class Slots(NamedTuple):
     """Which expert is in which slot.
 
     Attributes:
-        key_of: int64 [slots], the resident key, or FREE, RESERVED or STAGING.
+        key_of: int64 [slots], the resident key, or FREE or RESERVED.
         slot_of: int64 [keys], the slot of a resident key, or -1.
         free: int64 [slots], a stack of free slots: counts[UNUSED] of them, the last is taken next.
         counts: int64 [4], at the positions above.
@@ -53,21 +53,16 @@ class Slots(NamedTuple):
     weight: Float64s
 
 
-def new_slots(capacity: int, score: Float64s, weight: Float64s, staging: int = 0) -> Slots:
-    """`capacity` free slots, and `staging` staging slots after them.
+def new_slots(capacity: int, score: Float64s, weight: Float64s) -> Slots:
+    """`capacity` free slots.
 
     Args:
         score, weight: float64 [layers, width] and [layers]; the policy writes them.
     """
-    slots = capacity + staging
-    key_of = np.full(slots, FREE, np.int64)
-    key_of[capacity:] = STAGING
-    free = np.zeros(slots, np.int64)
-    free[:capacity] = np.arange(capacity - 1, -1, -1)
     return Slots(
-        key_of,
+        np.full(capacity, FREE, np.int64),
         np.full(score.size, -1, np.int64),
-        free,
+        np.arange(capacity - 1, -1, -1),
         np.array([0, capacity, capacity, 0], np.int64),
         np.zeros(score.shape),
         np.zeros(1),
@@ -356,16 +351,14 @@ def ranked(slots: Slots, keys: Int64s) -> Int64s:
     return found
 
 
-def check(slots: Slots, staging: npt.NDArray[np.bool_], reserved: npt.NDArray[np.bool_]) -> None:
+def check(slots: Slots, reserved: npt.NDArray[np.bool_]) -> None:
     """Assert that every slot is in exactly one state; for tests."""
     resident = np.flatnonzero(slots.key_of >= 0)
     assert (slots.slot_of[slots.key_of[resident]] == resident).all(), "a key is in two slots"
     assert (slots.slot_of >= 0).sum() == len(resident) == slots.counts[IN_USE], "keys lost"
     free = slots.free[: slots.counts[UNUSED]]
     assert sorted(free) == np.flatnonzero(slots.key_of == FREE).tolist(), "free slots lost"
-    assert ((slots.key_of == STAGING) == staging).all() and staging.sum() + slots.counts[
-        CAPACITY
-    ] == len(slots.key_of), "staging slots lost"
+    assert slots.counts[CAPACITY] == len(slots.key_of), "slots lost"
     assert ((slots.key_of == RESERVED) == reserved).all(), "reserved slots lost"
     assert (slots.slot_of[np.flatnonzero(slots.rank.ravel() < 0)] >= 0).all(), (
         "demoted, not resident"

@@ -30,7 +30,7 @@ from ..system import files
 from . import predictions
 from .column_packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .metadata import foreign_info, info_of, run_of
-from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
+from .schema import CALL, EVICTION, LAYER_PARTS, READ, TraceInfo
 from .validate import (
     MOST_LAYERS,
     MOST_SPAN,
@@ -68,10 +68,6 @@ OLDER = ("1",)
 """Older versions that can be read. Arrays they lack are absent; parts of calls they lack are 0."""
 SINCE_2 = ("calls.forward_ns", "calls.outside_ns", "calls.experts_ns", "calls.watch_ns")
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
-OPTIONAL = {"early": PREFETCHED}
-"""Tables that are written only if they have rows, and may be missing."""
-FIELDS = {"early": "prefetched"}
-"""Table in the file → field of `Trace`, where the names differ."""
 PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
 """Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
 PER_STEP = ("tokens", "produced", "phase")
@@ -119,10 +115,9 @@ def _packed(trace: Trace) -> Arrays:
     if len(trace.kinds):
         out["kinds"] = trace.kinds
     out["hits"] = np.packbits(trace.hits)
-    for table in (*TABLES, *OPTIONAL):
-        rows = getattr(trace, FIELDS.get(table, table))
-        if table in TABLES or len(rows):
-            out |= {f"{table}.{column}": deflate(rows[column]) for column in rows.dtype.names}
+    for table in TABLES:
+        rows = getattr(trace, table)
+        out |= {f"{table}.{column}": deflate(rows[column]) for column in rows.dtype.names}
     if trace.layer_us.size:
         out["layer_us"] = deflate(trace.layer_us.transpose(2, 1, 0).ravel())
     return {name: array for name, array in out.items() if trace.has(name.split(".")[0])}
@@ -163,11 +158,14 @@ def read(path: str | os.PathLike[str]) -> tuple[Fields, dict[str, Any] | None]:
 
 
 def _known(name: str) -> bool:
-    """Whether an array is part of a trace; others, which may be large, are not read."""
+    """Whether an array is part of a trace; others, which may be large, are not read.
+
+    Older versions wrote a table `early` of reads begun before a router had chosen.
+    """
     if name in (*PLAIN, "hits", "layer_us", "kinds", *MEASURED, *predictions.FIELDS):
         return True
     table, _, column = name.partition(".")
-    kind = (TABLES | OPTIONAL).get(table)
+    kind = TABLES.get(table)
     return kind is not None and column in (kind.names or ())
 
 
@@ -233,11 +231,11 @@ def build(arrays: Arrays, info: TraceInfo) -> Fields:
         _check_plain(name, arrays[name], experts.shape, sizes)
         with np.errstate(over="ignore"):
             whole[name] = arrays[name].astype(whole[name].dtype)
-    for name in TABLES | OPTIONAL:
+    for name, kind in TABLES.items():
         columns = _columns(name, arrays, experts, sizes, whole["phase"])
-        if columns is None and name in TABLES:
+        if columns is None:
             absent.add(name)
-        whole[FIELDS.get(name, name)] = table_of((TABLES | OPTIONAL)[name], columns)
+        whole[name] = table_of(kind, columns)
     if "calls" in absent:
         whole["calls"] = _one_call_a_step(whole["phase"])
     call = np.repeat(np.arange(len(whole["calls"]), dtype=np.int32), whole["calls"]["steps"])
@@ -285,7 +283,7 @@ def _columns(
     Raises:
         ValueError: columns that do not fit each other, the model or the steps.
     """
-    kind, steps = (TABLES | OPTIONAL)[table], len(experts)
+    kind, steps = TABLES[table], len(experts)
     if table == "calls" and "calls.start_ns" in arrays and not arrays.keys() & set(SINCE_2):
         zeros = deflate(np.zeros(length("calls.start_ns", arrays["calls.start_ns"]), np.int64))
         arrays = arrays | dict.fromkeys(SINCE_2, zeros)
@@ -300,7 +298,7 @@ def _columns(
                 check_span(f"{table}.{name}", values, 0 if exact else -MOST_SPAN)
             else:
                 check_numbers(f"{table}.{name}", values, -(2**62), 2**62)
-        elif name in ("phase", "used"):
+        elif name == "phase":
             check_numbers(f"{table}.{name}", values, 0, 1)
         elif name == "step":
             check_numbers(f"{table}.{name}", values, 0, steps - 1)

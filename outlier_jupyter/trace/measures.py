@@ -39,9 +39,6 @@ class Summary:
         compared: tokens compared with the exact model (`measure_loss`).
         kl: their mean KL(exact ‖ run) in nats.
         top1_agreement: the share of them for which the exact model would have chosen the same.
-        prefetched: reads started before their router had chosen; of these, `prefetched_used` were
-            then requested, and the others wasted `prefetched_wasted_bytes`. The old names are
-            `read_early`, `early_used` and `early_wasted_bytes`.
         generated: tokens produced: the prompt's last step makes the first, decode steps the rest.
     """
 
@@ -62,26 +59,19 @@ class Summary:
     compared: int = 0
     kl: float = nan
     top1_agreement: float = nan
-    prefetched: int = 0
-    prefetched_used: int = 0
-    prefetched_wasted_bytes: int = 0
     prefill_hit_rate: float = nan
     generated: int = 0
-    read_early = alias("prefetched")
-    early_used = alias("prefetched_used")
-    early_wasted_bytes = alias("prefetched_wasted_bytes")
     hit_words = alias("hit_text")
-    early_words = alias("prefetch_text")
     loss_words = alias("loss_text")
 
     def __str__(self) -> str:
-        """One line: speed, hit rate, bytes read, latency; prefetched reads and loss if any."""
-        more = [text for text in (self.prefetch_text(), self.loss_text()) if text]
+        """One line: speed, hit rate, bytes read, latency; loss if any."""
+        loss = self.loss_text()
         return (
             f"{three(self.tokens_per_second)} tokens/s · {self.hit_text()} · "
             f"{size_words(self.bytes_read)} in {count(self.reads, 'read')} · read latency "
             f"p50 {three(self.read_p50_ms)} ms, "
-            f"p95 {three(self.read_p95_ms)} ms{''.join(f' · {text}' for text in more)}"
+            f"p95 {three(self.read_p95_ms)} ms{f' · {loss}' if loss else ''}"
         )
 
     def short(self) -> str:
@@ -100,15 +90,6 @@ class Summary:
         return (
             f"hit rate in decode {percent(self.decode_hit_rate)}, in prefill "
             f"{percent(self.prefill_hit_rate)}"
-        )
-
-    def prefetch_text(self) -> str:
-        """How many reads were prefetched, used and wasted; "" if none were."""
-        if not self.prefetched:
-            return ""
-        return (
-            f"prefetched: {self.prefetched:,}, used {self.prefetched_used:,}, wasted "
-            f"{size_words(self.prefetched_wasted_bytes)}"
         )
 
     def loss_text(self) -> str:
@@ -312,7 +293,6 @@ def summarise(trace: Trace) -> Summary:
     decode = trace.phase == DECODE
     seconds = {p: float(trace.step_ns[trace.phase == p].sum()) / 1e9 for p in (PREFILL, DECODE)}
     p50, p95, top = quantiles(trace.reads["ns"] / 1e6)
-    used = trace.prefetched["used"] > 0
     return Summary(
         prompt_tokens=int((~decode).sum()),
         decoded_steps=int(decode.sum()),
@@ -329,9 +309,6 @@ def summarise(trace: Trace) -> Summary:
         read_p50_ms=float(p50),
         read_p95_ms=float(p95),
         read_max_ms=float(top),
-        prefetched=len(trace.prefetched),
-        prefetched_used=int(used.sum()),
-        prefetched_wasted_bytes=int(trace.prefetched["nbytes"][~used].sum()),
         generated=int((trace.produced >= 0).sum()),
         **_loss(trace),
     )

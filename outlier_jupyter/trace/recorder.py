@@ -22,7 +22,6 @@ from ..events import (
     Evicted,
     PagedIn,
     Predicted,
-    Prefetched,
     ResidentLayers,
     Routed,
     Served,
@@ -31,7 +30,7 @@ from ..events import (
     Weighed,
 )
 from .predictions import arrays_of, unpredicted
-from .schema import CALL, EVICTION, LAYER_PARTS, PREFETCHED, READ, TraceInfo
+from .schema import CALL, EVICTION, LAYER_PARTS, READ, TraceInfo
 from .segments import UNKNOWN
 from .time_parts import call_times
 from .trace import Trace
@@ -61,7 +60,6 @@ class _OpenCall:
     resident: list[ResidentLayers] = field(default_factory=list)
     reads: list[tuple[int, ...]] = field(default_factory=list)
     evictions: list[tuple[int, ...]] = field(default_factory=list)
-    prefetched: list[Prefetched] = field(default_factory=list)
     predicted: list[Predicted] = field(default_factory=list)
     done: StepDone | None = None
 
@@ -79,7 +77,7 @@ class Recorder:
     """
 
     KINDS: tuple[type[Event], ...] = (
-        CallStarted, Routed, Weighed, Served, ResidentLayers, Waited, PagedIn, Evicted, Prefetched,
+        CallStarted, Routed, Weighed, Served, ResidentLayers, Waited, PagedIn, Evicted,
         Predicted, StepDone, Compared,
     )  # fmt: skip
     """The events that a trace is made of; others are ignored."""
@@ -94,7 +92,6 @@ class Recorder:
         self._hits = np.zeros((steps, layers, 0), bool)
         self._reads: list[tuple[int, ...]] = []
         self._evictions: list[tuple[int, ...]] = []
-        self._early: list[tuple[int, ...]] = []
         self._calls: list[tuple[int, ...]] = []
         self._layer_us: list[npt.NDArray[np.int32]] = []
         self._layers = layers
@@ -126,7 +123,6 @@ class Recorder:
         self._handlers[Waited] = call.waited.append
         self._handlers[Served] = call.served.append
         self._handlers[ResidentLayers] = call.resident.append
-        self._handlers[Prefetched] = call.prefetched.append
         self._handlers[Predicted] = call.predicted.append
 
     def _page_in(self, event: PagedIn) -> None:
@@ -189,7 +185,6 @@ class Recorder:
             self._weights[first, layers, :k] = weights
         self._reads += call.reads
         self._evictions += call.evictions
-        self._early += [(first, *event) for event in call.prefetched]
         for (numbers,) in call.predicted:
             into = self._predictions(numbers.shape[1])
             into[rows.stop - len(numbers) : rows.stop] = numbers
@@ -281,7 +276,6 @@ class Recorder:
             calls=table,
             resident_at_start=self._resident,
             info=info,
-            prefetched=np.array(self._early, PREFETCHED),
             **self._by_layer(),
             kl=kl,
             agrees=agrees,

@@ -29,18 +29,6 @@ EVICTION = np.dtype(
 )
 """One expert that lost its slot to (by_layer, by_expert); itself, if memory was short."""
 
-PREFETCHED = np.dtype(
-    [
-        ("step", np.int32),
-        ("layer", np.int16),
-        ("expert", np.int16),
-        ("nbytes", np.int64),
-        ("used", np.uint8),
-    ]
-)
-"""One expert read before its router had chosen. If `used` is 1 the router then chose it, and it is
-among the reads as well, with its true times; if 0, `nbytes` were wasted."""
-
 CALL = np.dtype(
     [
         ("phase", np.uint8),

@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import values
-from ..aliases import alias
 from ..display import draw
 from ..values import checked, integer, rate
 from ..values import path as path_of
 from . import files, tables, what_if
 from .eviction_order import EvictionOrder, EvictionOrders
 from .explain import Explainer, Explanation
-from .schema import LAYER_PARTS, PREFETCHED, TraceInfo
+from .schema import LAYER_PARTS, TraceInfo
 
 if TYPE_CHECKING:
     import pandas
@@ -68,8 +67,6 @@ class Trace:
         entropies: float32 [steps], of the whole distribution, in nats.
         alternatives: int32 [steps, n], the n likeliest tokens, likeliest first; -1 none.
         alternative_logprobs: float32 [steps, n], their log-probabilities.
-        prefetched: structured, see `PREFETCHED`; empty where nothing was prefetched. `early` is
-            its old name.
         kinds: uint8 [steps + 1], what each token of the sequence belongs to, by `KINDS` of
             `trace.segments`: the tokens read, then the last one sampled; 255 where it is unknown.
             [0] if not recorded.
@@ -93,7 +90,6 @@ class Trace:
     )
     kl: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     agrees: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    prefetched: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, PREFETCHED))
     logprobs: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     ranks: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     entropies: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -102,7 +98,6 @@ class Trace:
         default_factory=lambda: np.zeros((0, 0), np.float32)
     )
     kinds: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    early = alias("prefetched")
 
     @property
     def steps(self) -> int:

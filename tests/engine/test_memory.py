@@ -151,7 +151,7 @@ def test_mlx_s_cache_is_capped_while_an_engine_is_open(tiny):
 
 @pytest.mark.parametrize("options", [
     {"kernels": "auto"}, {"kernels": "mlx"}, {"reader": "direct"}, {"resident": True},
-    {"lookahead": "on", "overlap": "on"},
+    {"overlap": "on"},
 ])  # fmt: skip
 def test_a_closed_engine_holds_no_weights(options, checkpoint_of, monkeypatch):
     """After `close` the arrays are gone, even if engine, model, layer or router is kept."""

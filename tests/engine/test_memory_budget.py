@@ -46,7 +46,6 @@ def free(monkeypatch):
         ({"cache_gb": 70}, "cache_gb=70"),
         ({"resident": True}, "resident=True"),
         ({"cache_experts": 12_000}, "cache_experts=12000"),
-        ({"cache_experts": 6000, "lookahead": "on"}, "cache_experts=6000"),
         ({"ram_gb": 11, "cache_experts": 12_000}, "cache_experts=12000"),
         ({"ram_gb": 11, "resident": True}, "resident=True"),
     ],

@@ -1,5 +1,5 @@
 """The demo model runs for long: two engines at a time, one of them with MLX's kernels, loaded again
-every few runs with other settings (cache, reader, policy, overlap, lookahead, records or not), and
+every few runs with other settings (cache, reader, policy, overlap, records or not), and
 each run with settings of its own (sampling, penalties, masks, KV reuse and quantisation,
 alternatives, branches, chunks). Some runs are interrupted or stopped, read from a disk that fails,
 resized between, watched by a subscriber that raises, or saved and opened again. At every 1,000th
@@ -106,7 +106,6 @@ class Soak:
         options = {
             "cache_experts": choose((6, 12, 24, 48, 100, 192)), "reader": choose(READERS),
             "policy": choose(("predictive", "lru")), "overlap": choose(("auto", "on", "off")),
-            "lookahead": choose(("off", "off", "on")),
         }  # fmt: skip
         self.engines[kernels] = outlier_jupyter.load(
             choose((self.plain, self.packed)), kernels=kernels, quiet=True, **options

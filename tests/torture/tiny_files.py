@@ -33,7 +33,7 @@ def shard() -> bytes:
 def saved_run() -> bytes:
     """A run of the demo model with all that can be recorded, as a file."""
     with tempfile.TemporaryDirectory() as folder, load(
-        "demo", cache_experts=24, quiet=True, repacked="off", lookahead="on"
+        "demo", cache_experts=24, quiet=True, repacked="off"
     ) as engine:  # fmt: skip
         engine.generate("a", max_tokens=2)
         run = engine.generate("Hi", max_tokens=5, alternatives=2, measure_loss=True)

@@ -16,7 +16,7 @@ from outlier_jupyter.errors import TraceError
 from outlier_jupyter.notebook.live.finished_run import frame_of_run
 from outlier_jupyter.trace import CALL, EVICTION, READ, TraceInfo
 from outlier_jupyter.trace.measures import summarise
-from outlier_jupyter.trace.schema import LAYER_PARTS, PREFETCHED
+from outlier_jupyter.trace.schema import LAYER_PARTS
 from tests.full_disk import files_of_at_most
 from tests.residency.routings import real, real_paths
 
@@ -164,16 +164,6 @@ def test_a_file_of_version_1_is_read(tmp_path):
     assert not trace.layer_us.size and not trace.calls["forward_ns"].any()
     assert trace.explain(2).step == 2
     assert_same(trace, Trace.load(trace.save(tmp_path / "new.safetensors")))
-
-
-def test_prefetched_reads_keep_their_key_in_the_file(run, tmp_path):
-    """The table is `early` in files, as in all earlier versions, and `prefetched` in traces."""
-    rows = np.array([(3, 0, 1, 900, 1), (4, 1, 2, 900, 0)], PREFETCHED)
-    path = replace(run.trace, prefetched=rows).save(tmp_path / "prefetched.safetensors")
-    names = {name.split(".")[0] for name in load_file(path)}
-    assert "early" in names and "prefetched" not in names
-    loaded = Trace.load(path)
-    assert np.array_equal(loaded.prefetched, rows) and loaded.early is loaded.prefetched
 
 
 @pytest.mark.parametrize(

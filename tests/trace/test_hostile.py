@@ -29,7 +29,6 @@ from outlier_jupyter.trace.routing_measures import (
     router_confidence,
     routing_measures,
 )
-from outlier_jupyter.trace.schema import PREFETCHED
 from outlier_jupyter.trace.what_if import WhatIf, routing_of
 
 
@@ -227,17 +226,16 @@ def test_a_measured_run_that_read_more_than_it_chose_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("column", "value"),
     [("calls.ns", -1), ("reads.ns", -5), ("reads.nbytes", -1), ("reads.nbytes", 2**59),
-     ("reads.start_ns", -(2**63)), ("early.used", 2), ("layer_us", 2**40)],
+     ("reads.start_ns", -(2**63)), ("layer_us", 2**40)],
 )  # fmt: skip
 def test_times_and_bytes_that_cannot_be_are_refused(saved, column, value):
     """Impossible times and sizes are refused, and sums that would overflow."""
     rows = int(np.frombuffer(saved[1]["reads.step"].tobytes()[:8], "<i8")[0])
-    arrays = {f"early.{name}": deflate(np.zeros(rows)) for name in PREFETCHED.names}
     if column in saved[1]:
         rows = int(np.frombuffer(saved[1][column].tobytes()[:8], "<i8")[0])
     values = np.full(rows, value)
     with pytest.raises(TraceError, match=column):
-        Trace.load(written(saved, arrays | {column: deflate(values)}))
+        Trace.load(written(saved, {column: deflate(values)}))
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,6 @@ class Chain:
         self.numbers = (*addresses, len(self._links), workers)
         self._run = chain_runner()
 
-    def __len__(self) -> int:
-        return len(self._links)
-
-    def replace(self, place: int, code: int, arguments: int, tasks: int) -> None:
-        """Replace the kernel at `place`; its arguments are at an address and must not move."""
-        self._table[place] = code, arguments, tasks
-
     def run(self, first: int = 0, last: int | None = None) -> None:
         """Run links from `first` to before `last`, by default the end; `RUNNING` is locked."""
         table, counters, count, workers = self.numbers

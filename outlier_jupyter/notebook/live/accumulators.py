@@ -150,12 +150,9 @@ class LayerColumns:
 
 
 class OpenCall:
-    """The current call of the model: its lookups and reads so far.
+    """The current call of the model: its lookups and reads so far."""
 
-    Reads between two calls (by lookahead) belong to the later one, which takes them from `before`.
-    """
-
-    def __init__(self, phase: int, tokens: int, before: OpenCall | None = None) -> None:
+    def __init__(self, phase: int, tokens: int) -> None:
         self.phase = phase
         self.tokens = tokens
         self.routed: list[Routed] = []
@@ -168,9 +165,9 @@ class OpenCall:
         self.route_ns = self.lookup_ns = self.wait_ns = self.install_ns = 0
         self.served: list[int] | None = None  # ns of its switches: total, experts, reporting
         self.lookups = 0  # of each token, over all layers routed so far
-        self.read_ns: list[int] = before.read_ns if before else []
-        self.read_nbytes: list[int] = before.read_nbytes if before else []
-        self.read_rows = [0] * len(self.read_ns)  # the token of each read; unused with one token
+        self.read_ns: list[int] = []
+        self.read_nbytes: list[int] = []
+        self.read_rows: list[int] = []  # the token of each read; unused with one token
 
     def first_need(self, layer: int, expert: int, width: int) -> int:
         """The first token of this call that chose `expert` in the layer routed last."""

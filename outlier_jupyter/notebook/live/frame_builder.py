@@ -214,7 +214,7 @@ class FrameBuilder:
                 call.resident.append(event)
             elif kind is CallStarted:
                 self._assign_moves(call)
-                call = self._call = OpenCall(event.phase, len(event.tokens), call)
+                call = self._call = OpenCall(event.phase, len(event.tokens))
             elif kind is StepDone:
                 self._close_call(call, event)
                 call = self._call = OpenCall(PREFILL, 0)
