@@ -31,10 +31,12 @@ REQUEST, EVENT = 8, 4
 """int64 words of `struct iocb` and `struct io_event` of <linux/aio_abi.h>, little-endian. Of a
 request: its number, 0, operation + (descriptor << 32), memory, count (bytes or pieces), offset, 0,
 0. Of an event: its request's number, an address, its result (bytes read, or minus an error), 0."""
-SYSCALL, SUBMIT, GETEVENTS, CONTEXT, REQUESTS, POINTERS, EVENTS, NO_WAIT, PENDING = range(9)
+SYSCALL, SUBMIT, GETEVENTS, CONTEXT, REQUESTS, POINTERS, EVENTS, NO_WAIT = range(8)
+PENDING, READS, TAKEN = range(8, 11)
 """Places in `KernelQueue.words`: the address of C's `syscall`, two numbers for it, the kernel's
 context, the addresses of `DEPTH` requests, pointers to them, and events, the address of a time of
-zero; and how many reads are pending."""
+zero; how many reads are pending; and, of the last submission by compiled code, how many there were
+and what the system call returned."""
 
 
 class KernelRead(NamedTuple):
@@ -76,7 +78,7 @@ class KernelQueue:
         code = ctypes.cast(self._call, ctypes.c_void_p).value
         memory = (self._requests, self._pointers, self._events, self._no_wait)
         addresses = [each.ctypes.data for each in memory]
-        self.words = np.array([code, submit, getevents, 0, *addresses, 0], np.int64)
+        self.words = np.array([code, submit, getevents, 0, *addresses, 0, 0, 0], np.int64)
         self._syscall(setup, DEPTH, self.words[CONTEXT:].ctypes.data)
 
     @property
@@ -113,7 +115,8 @@ class KernelQueue:
         """
         if not self.pending:
             return []
-        _, _, getevents, context, _, _, events, no_wait, _ = self.words.tolist()
+        places = [GETEVENTS, CONTEXT, EVENTS, NO_WAIT]
+        getevents, context, events, no_wait = self.words[places].tolist()
         try:
             count = self._syscall(
                 getevents, context, int(wait), DEPTH, events, 0 if wait else no_wait

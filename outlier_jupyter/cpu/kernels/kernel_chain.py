@@ -55,10 +55,18 @@ def link(code: int, tasks: int, *arguments: Array | int | None) -> Link:
 
 @lru_cache
 def chain_runner() -> Any:
-    """The code of `Chain.run`: addresses of links and counters, first and last link, threads."""
+    """The code of `Chain.run`: addresses of links and counters, first and last link, threads.
 
-    def run(table: int, counters: int, first: int, last: int, workers: int) -> None:
+    And a task to run once, its arguments' address, which is 0 if there is none: one thread runs it
+    first, while the others begin with the links.
+    """
+
+    def run(
+        table: int, counters: int, first: int, last: int, workers: int, code: int, words: int
+    ) -> None:
         if workers == 1:
+            if words:
+                call_task(code, words, 0)
             for place in range(FIELDS * first, FIELDS * last, FIELDS):
                 code, arguments = int_at(table, place + CODE), int_at(table, place + ARGUMENTS)
                 for number in range(int_at(table, place + TASKS)):
@@ -67,7 +75,9 @@ def chain_runner() -> Any:
         for place in range(0, 2 * SPREAD * (last - first), SPREAD):
             put_int(counters, place, 0)
         done = counters + 8 * SPREAD
-        for _ in prange(workers):
+        for worker in prange(workers):
+            if worker == 0 and words:
+                call_task(code, words, 0)
             for link in range(first, last):
                 place = FIELDS * link
                 code, arguments = int_at(table, place + CODE), int_at(table, place + ARGUMENTS)
@@ -82,7 +92,7 @@ def chain_runner() -> Any:
                 while count_at(done, counter) < tasks:
                     pass
 
-    signature = types.void(*[types.int64] * 5)
+    signature = types.void(*[types.int64] * 7)
     return cached(lambda keep: njit(signature, parallel=True, nogil=True, cache=keep)(run))
 
 
@@ -119,4 +129,4 @@ class Chain:
     def run(self, first: int = 0, last: int | None = None) -> None:
         """Run links from `first` to before `last`, by default the end; `RUNNING` is locked."""
         table, counters, count, workers = self.numbers
-        self._run(table, counters, first, count if last is None else last, workers)
+        self._run(table, counters, first, count if last is None else last, workers, 0, 0)

@@ -19,7 +19,7 @@ from .linear import arrange_task, matrix_task
 from .norm_and_top_k import choose_task, layer_norm_task, norm_task
 from .prefill_matmul import activate_task, quantise_task, tile_task, unpack_task
 from .rope import rope_task
-from .token_loop import token_runner
+from .token_loop import submit_task, token_runner
 
 Work = tuple[Callable[..., Any], tuple[str | int, ...]]
 """A function that compiles one kernel, and its arguments."""
@@ -67,10 +67,8 @@ def for_delta(taps: int, by_column: bool, swish: bool) -> list[Work]:
 def for_layers() -> list[Work]:
     """The kernels of whole decoder layers, beside those of matrices, experts and attention."""
     gates: list[Work] = [(gate_task, (swish,)) for swish in (0, 1)]
-    return gates + [
-        (compile_one, ())
-        for compile_one in (chain_runner, token_runner, norm_task, choose_task, blend_task)
-    ]
+    alone = chain_runner, submit_task, token_runner, norm_task, choose_task, blend_task
+    return gates + [(compile_one, ()) for compile_one in alone]
 
 
 def precompile(work: Iterable[Work], progress: Callable[[int, int], None] | None = None) -> None:

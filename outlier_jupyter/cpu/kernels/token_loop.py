@@ -28,10 +28,12 @@ from ...checkpoint.linux_aio import (
     POINTERS,
     PREAD,
     PREADV,
+    READS,
     REQUEST,
     REQUESTS,
     SUBMIT,
     SYSCALL,
+    TAKEN,
 )
 from ...residency.policies.lru import touch
 from ...residency.policies.predictive import nearness, observe
@@ -71,8 +73,8 @@ from ...residency.token_arrays import (
     new_log,
     no_pages,
 )
-from .arguments import int_at, put_int
-from .compiled import cached
+from .arguments import call_task, int_at, put_int
+from .compiled import cached, task
 from .experts import CLEARED, PAIR, SLOT, TABLE_OF_RUNS, TO_CLEAR
 from .kernel_chain import COUNT, chain_runner
 from .system_calls import copy_bytes, crc32, nanoseconds, system_call
@@ -141,9 +143,23 @@ def all_there(slots, log, layer):
         log[HITS, i], log[EVICTED, i], log[STATE, i] = 1, HIT, THERE
 
 
+@lru_cache
+def submit_task() -> int:
+    """A task that submits the requests of `KernelQueue.words`, at its address."""
+
+    def kernel(words: int, number: int) -> None:
+        found = system_call(
+            int_at(words, SYSCALL), int_at(words, SUBMIT), int_at(words, CONTEXT),
+            int_at(words, READS), int_at(words, POINTERS), 0, 0,
+        )  # fmt: skip
+        put_int(words, TAKEN, found)
+
+    return task(kernel)
+
+
 @compiled
-def submit(paged, reads, log):
-    """Hand the reads of a layer's misses over to the kernel."""
+def prepare(paged, reads, log):
+    """Write the requests for the reads of a layer's misses."""
     queue, count, each = paged.queue, 0, len(reads)
     for j in range(log.shape[1]):
         for read in range(each if log[STATE, j] == IN_FLIGHT else 0):
@@ -163,11 +179,15 @@ def submit(paged, reads, log):
             put_int(request, 5, source[OFFSET])
             count += 1
         log[LEFT, j] = each
-    taken = max(0, system_call(
-        queue[SYSCALL], queue[SUBMIT], queue[CONTEXT], count, queue[POINTERS], 0, 0
-    ))  # fmt: skip
+    queue[READS] = count
+
+
+@compiled
+def accept(queue, each, log):
+    """Note which requests the kernel has taken; there are `each` for an expert."""
+    taken = max(0, queue[TAKEN])
     queue[PENDING] += taken
-    for refused in range(taken, count):
+    for refused in range(taken, queue[READS]):
         number = int_at(queue[REQUESTS] + 8 * REQUEST * refused, 0)
         log[STATE, number // each] = UNREAD
 
@@ -217,8 +237,11 @@ def collect(paged, reads, log, since, least, clock):
 
 
 @compiled
-def compute(row, log, clock):
-    """Compute the experts that are there and not computed yet; the time it takes."""
+def compute(row, log, clock, code, words):
+    """Compute the experts that are there and not computed yet; the time it takes.
+
+    `code` and `words` are a task to run beside it, as `chain_runner` takes them.
+    """
     count = 0
     for j in range(log.shape[1]):
         count += log[STATE, j] == THERE
@@ -235,33 +258,47 @@ def compute(row, log, clock):
             run += 1
     for counter in range(int_at(group, CLEARED)):
         put_int(clear, counter, 0)
-    _run_links(int_at(group, 0), int_at(group, 1), 0, int_at(group, 2), int_at(group, 3))
+    _run_links(
+        int_at(group, 0), int_at(group, 1), 0, int_at(group, 2), int_at(group, 3), code, words
+    )
     return nanoseconds(clock) - begin
 
 
 @compiled
-def run_chain(row, chain):
-    """Run one of a layer's chains, if it has that."""
+def run_chain(row, chain, code, words):
+    """Run one of a layer's chains, if it has that, and a task beside it, as `compute`."""
     if row[chain + COUNT]:
-        _run_links(row[chain], row[chain + 1], 0, row[chain + COUNT], row[chain + 3])
+        _run_links(row[chain], row[chain + 1], 0, row[chain + COUNT], row[chain + 3], code, words)
 
 
 @compiled
-def begin_layer(row, paged, log, times, layer, clock):
-    """Look up a layer's choice, and begin to read what misses; False if Python must."""
+def begin_layer(row, paged, log, times, layer, clock, submit):
+    """Look up a layer's choice, and begin to read what misses; False if Python must.
+
+    The kernel takes 50 µs to accept two reads. One thread has it do so while another computes.
+    """
     times[:] = 0
     times[START] = nanoseconds(clock)
     if row[RESIDENT]:
         all_there(paged.slots, log, layer)
     elif not look_up(paged, log, times, layer):
         return False
+    words = 0
     if times[MISSES]:
         times[READ_START] = nanoseconds(clock)
-        submit(paged, paged.reads[layer], log)
+        prepare(paged, paged.reads[layer], log)
+        words = paged.queue.ctypes.data
+        if not row[BESIDE + COUNT] and (times[MISSES] == log.shape[1] or not paged.overlap):
+            call_task(submit, words, 0)  # there is nothing to compute beside it
+            words = 0
     now = nanoseconds(clock)
     times[LOOKED_UP] = now
-    run_chain(row, BESIDE)
+    run_chain(row, BESIDE, submit, words)
+    if words and not row[BESIDE + COUNT]:
+        compute(row, log, clock, submit, words)
     times[EXPERTS_NS] = nanoseconds(clock) - now
+    if times[MISSES]:
+        accept(paged.queue, len(paged.reads[layer]), log)
     return True
 
 
@@ -271,7 +308,7 @@ def end_layer(row, paged, log, times, layer, clock):
     queue, reads, since = paged.queue, paged.reads[layer], times[READ_START]
     while times[MISSES]:
         if paged.overlap:
-            times[EXPERTS_NS] += compute(row, log, clock)
+            times[EXPERTS_NS] += compute(row, log, clock, 0, 0)
         if not queue[PENDING]:
             break
         if collect(paged, reads, log, since, 0, clock) == 0:
@@ -288,13 +325,13 @@ def end_layer(row, paged, log, times, layer, clock):
         if log[EVICTED, j] != HIT:
             put(paged.slots, log[KEYS, j], log[WHERE, j])
     times[INSTALL_NS] = nanoseconds(clock) - begin
-    times[EXPERTS_NS] += compute(row, log, clock)
+    times[EXPERTS_NS] += compute(row, log, clock, 0, 0)
     times[NS] = nanoseconds(clock) - times[START]
-    run_chain(row, AFTER)
+    run_chain(row, AFTER, 0, 0)
     return DONE
 
 
-def run_token(layers, progress, last, paged, log, times, stop, until, clock):
+def run_token(layers, progress, last, paged, log, times, stop, until, clock, submit):
     """Run layers up to `last`, from where `progress` says; `RUNNING` is locked.
 
     Args:
@@ -303,7 +340,7 @@ def run_token(layers, progress, last, paged, log, times, stop, until, clock):
         log, times: of a `TokenLog`.
         stop: int64 [1], set by any thread to end the token before a layer's lookup.
         until: the time from which on the function returns after each layer, for Python to see
-            signals; clock: `clock_code()`.
+            signals; clock: `clock_code()`; submit: `submit_task()`.
 
     Returns:
         DONE, or another code, as above.
@@ -312,12 +349,12 @@ def run_token(layers, progress, last, paged, log, times, stop, until, clock):
         row = layers[progress[LAYER]]
         layer = row[MOE]
         if progress[STAGE] == BEGIN:
-            run_chain(row, BEFORE)
+            run_chain(row, BEFORE, 0, 0)
             progress[STAGE] = ROUTED if layer >= 0 else READING
         if progress[STAGE] == ROUTED:
             if stop[0]:
                 return STOPPED
-            if not begin_layer(row, paged, log[layer], times[layer], layer, clock):
+            if not begin_layer(row, paged, log[layer], times[layer], layer, clock, submit):
                 return PYTHON
             progress[STAGE] = READING
         if layer >= 0:
@@ -340,7 +377,7 @@ def token_runner() -> Any:
     rows, times, _ = new_log(1, 1)
     signature = number(
         number[:, ::1], number[::1], number, typeof(no_pages()), typeof(rows), typeof(times),
-        number[::1], number, number,
+        number[::1], number, number, number,
     )  # fmt: skip
     return cached(
         lambda keep: njit(signature, nogil=True, error_model="numpy", cache=keep)(run_token)

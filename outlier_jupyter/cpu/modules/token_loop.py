@@ -29,6 +29,7 @@ from ..kernels.token_loop import (
     READING,
     RESIDENT,
     STAGE,
+    submit_task,
     token_runner,
 )
 
@@ -64,6 +65,7 @@ class TokenLoop:
             if plan.beside is not None:
                 row[BESIDE : BESIDE + CHAIN_NUMBERS] = plan.beside.numbers
         self._clock = clock_code()
+        self._submit = submit_task()
         self._run = token_runner()
 
     def run(self, first: int, last: int, stage: int = BEGIN) -> None:
@@ -135,7 +137,7 @@ class _Together:
                     until = time.perf_counter_ns() + SLICE_NS
                     code = loop._run(
                         loop._layers, self._progress, self._end, paged, rows, times, stop, until,
-                        loop._clock,
+                        loop._clock, loop._submit,
                     )  # fmt: skip
                 if code not in (PAUSED, INTERRUPTED):
                     self._report()
