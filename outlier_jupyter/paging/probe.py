@@ -134,8 +134,9 @@ class _Stores:
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         found: mx.array = super().__call__(x, mask, cache)  # type: ignore[misc]  # as above
-        cache.keys, cache.values = (
-            part.astype(self._stored) for part in (cache.keys, cache.values)
+        first = getattr(cache, "caches", (cache,))[0]  # before an indexer's
+        first.keys, first.values = (
+            part.astype(self._stored) for part in (first.keys, first.values)
         )
         return found
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ...families import known_as
 from ..kernels import (
     AppendKV,
     Attend,
@@ -184,7 +185,7 @@ class _Attention:
 
 def can_swap(module: nn.Module) -> bool:
     """Whether the module is an attention of a known class, with a known RoPE."""
-    return stored_type(module) is not None
+    return known_as(module, "attention") is not None and stored_type(module) is not None
 
 
 def swap_attention(module: Any, matrices: Matrices) -> None:

@@ -23,9 +23,10 @@ from ..kernels import RUNNING, Chain, Link, Workspace, blend_link, norm_link
 from ..kernels.token_loop import ROUTED
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
-from .latent_attention import LatentAttention, can_attend
+from .latent_attention import LatentAttention
 from .parts import Foreign, GatedMLP, Matrices, Mixer, norm_of
 from .routers import ExpertChoice, can_route
+from .stored_type import can_attend_latents
 from .token_loop import TokenLoop
 
 
@@ -265,7 +266,7 @@ MIXERS, BLOCKS = ("self_attn", "linear_attn"), ("mlp", "block_sparse_moe")
 def _mixer_of(layer: Any, matrices: Matrices) -> Mixer:
     module = next(layer[name] for name in MIXERS if name in layer)
     mixer: Mixer | None = getattr(module, "_plan", None)
-    if mixer is None and can_attend(module):
+    if mixer is None and can_attend_latents(module):
         with suppress(KeyError):  # a linear layer that is MLX's
             mixer = LatentAttention(module, matrices)
     return mixer or Foreign(module)

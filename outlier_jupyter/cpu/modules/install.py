@@ -28,7 +28,7 @@ from . import decoder_layer as layer
 from .arrays import KINDS
 from .linear import EMBEDDINGS, LINEARS, format_of, swap_embedding, swap_linears
 from .model import swap_model
-from .stored_type import stored_type
+from .stored_type import can_attend_latents, stored_type
 from .token_loop import TokenLoop
 
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -97,8 +97,8 @@ class Native:
             for kind in sorted(KINDS[each] for each in stored if each is not None):
                 work += for_attention(kind)
             for _, module in self._modules:
-                if latent_attention.can_attend(module):
-                    work += for_attention("f32")
+                if can_attend_latents(module):
+                    work += for_attention("f32") if "indexer" in module else []
                     for name in latent_attention.formats_of(module):
                         work += for_heads(name)
                 if gated_delta.can_swap(module):

@@ -82,19 +82,24 @@ class KVAppender:
 
         They are for reading until the next token.
         """
-        for name in ("keys", "values"):
-            part = getattr(cache, name)
-            if part is not None and part.dtype != self._dtype:
-                setattr(cache, name, part.astype(self._dtype))
-        fetched = cache.update_and_fetch(
-            *(mx.array(np.ascontiguousarray(part[None])).astype(self._dtype)
-              for part in (keys, values))
-        )  # fmt: skip
+        parts = (mx.array(np.ascontiguousarray(part[None])) for part in (keys, values))
+        fetched = self.update(cache, *parts)
         tokens = fetched[0].shape[2]
         if type(cache) is KVCache:  # its own arrays: the first tokens of one are a copy
             fetched = cache.keys, cache.values
         seen = [Cached(_first_rows(part, tokens), self.kind) for part in fetched]
         return seen[0], seen[1]
+
+    def update(self, cache: Any, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """mlx-lm's `update_and_fetch`, of what is stored."""
+        for name in ("keys", "values"):
+            part = getattr(cache, name)
+            if part is not None and part.dtype != self._dtype:
+                setattr(cache, name, part.astype(self._dtype))
+        found: tuple[mx.array, mx.array] = cache.update_and_fetch(
+            keys.astype(self._dtype), values.astype(self._dtype)
+        )
+        return found
 
     def stored(self, part: F32s) -> npt.NDArray[Any]:
         """Finite float32 as it is stored."""

@@ -1,7 +1,8 @@
 """Latent attention with kernels: one compressed key and value per token, which all heads share.
 
 A token's queries are brought into the latent space, and what it reads out of it, each head by
-matrices of its own. Prompts, and tokens before the cache's memory is known, are mlx-lm's.
+matrices of its own. Prompts, and tokens before the cache's memory is known, are mlx-lm's: it
+stores the 16 bits of the model's weights, too, and multiplies them as float32.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import CacheList
+from mlx_lm.models.cache import CacheList, KVCache
 
-from ...families import known_as
 from ..kernels import (
     AppendKV,
     Attend,
@@ -26,10 +25,12 @@ from ..kernels import (
     norm_link,
 )
 from .arrays import F32s, as_rows, contiguous
+from .classes import native_class
 from .kv_append import KVAppender
 from .linear import format_of
 from .parts import Matrices, Projection, norm_of
-from .rotation import is_fixed, rotation_of
+from .rotation import rotation_of
+from .stored_type import stored_type
 
 
 class IndexKeys:
@@ -80,7 +81,7 @@ class LatentAttention:
     """One layer's latent attention: a `Mixer`.
 
     Args:
-        module: of a class that `can_attend` accepts.
+        module: that `can_attend_latents` accepts; its prompts are stored in 16 bits from then on.
 
     Raises:
         KeyError: one of its linear layers is not native.
@@ -117,7 +118,12 @@ class LatentAttention:
         if "rope" in module:
             rotation = rotation_of(module.rope)
             self._rotates = [HeadRotation(n, self._turned, *rotation) for n in (self._heads, 1)]
-        self._appender = KVAppender(mx.float32)
+        dtype = stored_type(module)
+        assert dtype is not None, "only modules that can_attend_latents accepts"
+        self._appender = KVAppender(dtype)
+        if dtype != mx.float32:
+            object.__setattr__(module, "_appender", self._appender)
+            module.__class__ = native_class(_Narrow, type(module))
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
         """As `Mixer.links`."""
@@ -180,12 +186,43 @@ class LatentAttention:
         return found
 
 
-def can_attend(module: nn.Module) -> bool:
-    """Whether the module is a latent attention of a known class, with a known RoPE or none."""
-    if known_as(module, "latent") is None or not module.qk_rope_head_dim:
-        return False
-    ropes = [each.rope for each in (module, module.get("indexer")) if each and "rope" in each]
-    return all(is_fixed(rope) for rope in ropes)
+class _Narrow:
+    """What a latent attention's class is mixed with: its cache is `_Narrowed`."""
+
+    _appender: KVAppender
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        if type(cache) is CacheList and type(cache[0]) is KVCache:
+            cache = CacheList(_Narrowed(cache[0], self._appender), *cache.caches[1:])
+        elif type(cache) is KVCache:
+            cache = _Narrowed(cache, self._appender)
+        return super().__call__(x, mask, cache)  # type: ignore[misc,no-any-return]  # the other base has it
+
+
+class _Narrowed:
+    """A cache that stores as the appender does, and returns float32."""
+
+    def __init__(self, cache: KVCache, appender: KVAppender) -> None:
+        self._cache, self._appender = cache, appender
+
+    @property
+    def offset(self) -> int:
+        """As the cache's."""
+        return int(self._cache.offset)
+
+    @property
+    def keys(self) -> Any:
+        """As the cache's; mlx-lm gives it other dependencies."""
+        return self._cache.keys
+
+    @keys.setter
+    def keys(self, array: mx.array) -> None:
+        self._cache.keys = array
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """As the cache's."""
+        found = self._appender.update(self._cache, keys, values)
+        return found[0].astype(mx.float32), found[1].astype(mx.float32)
 
 
 def formats_of(module: Any) -> set[str]:

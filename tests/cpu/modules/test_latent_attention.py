@@ -12,7 +12,9 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import outlier_jupyter
 from outlier_jupyter.cpu.modules.decoder_layer import plans
+from outlier_jupyter.testing import tiny_checkpoint
 from tests.cpu.modules.clear import near
+from tests.cpu.modules.test_precision import distances
 from tests.models import checkpoint, tiny_config
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "mscale": 1.0,
@@ -64,3 +66,23 @@ def test_a_cache_is_grown_trimmed_and_copied(model_type, change, tmp_path):
     # Beyond `index_topk` tokens which ones are read is a choice, and one near a tie may be another;
     # one token of kimi_linear amplifies rounding fivefold, to just the tolerance.
     assert sum(apart) <= (4 if "index_topk" in change else model_type == "kimi_linear")
+
+
+@pytest.mark.parametrize(
+    "model_type", ["deepseek_v3", "deepseek_v32", "glm4_moe_lite", "kimi_linear"]
+)
+def test_latents_have_the_sixteen_bits_of_the_weights(model_type, tmp_path):
+    """In prompts, tokens, and prompts after tokens; the model is then no further from float32."""
+    folder = tiny_checkpoint(tmp_path / "model", base=tiny_config(model_type), dtype=mx.bfloat16)
+    tokens = np.random.default_rng(1).integers(0, 250, 340).tolist()
+    parts = [tokens[:40], *([each] for each in tokens[40:48]), tokens[48:330], tokens[330:331]]
+    with outlier_jupyter.load(folder, resident=True, kernels="auto") as engine:
+        cache = make_prompt_cache(engine.model)
+        for part in parts:
+            mx.eval(engine.model(mx.array([part]), cache=cache))
+            for layer in cache:
+                first = getattr(layer, "caches", (layer,))[0]
+                if hasattr(first, "keys"):
+                    assert first.keys.dtype == first.values.dtype == mx.bfloat16
+    ours, theirs = distances(folder, [tokens[:90], tokens[90:180]], 64)
+    assert ours.divergence <= theirs.divergence
