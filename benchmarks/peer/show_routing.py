@@ -58,15 +58,22 @@ def main() -> None:
     gguf, tokens, k = sys.argv[1:]
     choices = Choices(int(k))
     callback = Callback(choices)
-    defaults = llama_cpp.llama_cpp.llama_context_default_params
+    of_context = llama_cpp.llama_cpp.llama_context_default_params
+    of_model = llama_cpp.llama_cpp.llama_model_default_params
 
-    def parameters() -> object:
-        found = defaults()
+    def context_parameters() -> object:
+        found = of_context()
         found.cb_eval = ctypes.cast(callback, type(found.cb_eval))
         return found
 
-    # `Llama` has no argument for it.
-    llama_cpp.llama_cpp.llama_context_default_params = parameters
+    def model_parameters() -> object:
+        found = of_model()
+        found.use_extra_bufts = False  # the weights stay the file's pages, not repacked in RAM
+        return found
+
+    # `Llama` has no arguments for them.
+    llama_cpp.llama_cpp.llama_context_default_params = context_parameters
+    llama_cpp.llama_cpp.llama_model_default_params = model_parameters
     llm = llama_cpp.Llama(gguf, n_ctx=512, use_mmap=True, verbose=False)
     choices.of.clear()
     for token in tokens.split(","):
