@@ -84,17 +84,6 @@ def as_float_at(context, kind, base, index):
 
 
 @intrinsic
-def prefetch(context, address):
-    """Prefetch the cache line at `address`, to be read once."""
-
-    def generate(context, builder, signature, arguments):
-        Emitter(builder).prefetch(arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
-
-
-@intrinsic
 def read_through(context, start, iterations):
     """Read `iterations` × `READ` bytes and sum their words: the cheapest way to read memory.
 

@@ -38,6 +38,9 @@ MULTIPLIES_BF16 = {"avx512bf16", "avx512vl"} <= FEATURES
 """Whether one instruction multiplies pairs of bfloat16 and adds them to float32."""
 HAS_TILES = MULTIPLIES_BF16 and {"amx-tile", "amx-bf16"} <= FEATURES
 """Whether it has tile registers for such products (AMX); a process may use them if permitted."""
+FETCHES_TO = 3 if platform.machine() in ("x86_64", "AMD64") and "znver" not in cpu_name() else 0
+"""How near weights are prefetched, as `Emitter.prefetch` counts: 0, to be read once, or 3, into all
+caches. Intel's processors have few requests of the first kind under way, and half of the speed."""
 USED = {
     "AVX-512": LANES == 16, "AVX2": HAS_AVX2, "VNNI": HAS_VNNI, "dot products": HAS_SDOT,
     "F16C": "f16c" in FEATURES, "BF16": MULTIPLIES_BF16,

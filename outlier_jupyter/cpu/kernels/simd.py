@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from .processor import WIDENS_F16
+from .processor import FETCHES_TO, WIDENS_F16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32, F16 = ir.FloatType(), ir.HalfType()
@@ -86,11 +86,12 @@ class Emitter:
         kind = values[0].type
         return self.intrinsic(f"{name}.{_mangled(kind)}", kind, *values)
 
-    def prefetch(self, address: Value, locality: int = 0) -> None:
+    def prefetch(self, address: Value, locality: int = FETCHES_TO) -> None:
         """Prefetch the cache line at `address`; an invalid address is no fault.
 
         Args:
-            locality: from 0, for data that is read once and soon and should evict nothing, to 3.
+            locality: from 0, for data that is read once and soon and should evict nothing, to 3;
+                by default what is fastest for weights.
         """
         # A read, locality, data cache.
         how = [ir.Constant(I32, number) for number in (0, locality, 1)]
