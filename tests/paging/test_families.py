@@ -39,4 +39,6 @@ def test_a_family_from_outside_takes_one_file(tiny: Path, tmp_path: Path) -> Non
 def test_the_names_that_many_families_share_come_first() -> None:
     """Common names come first, most reliable first and each once; a family's own names follow."""
     assert names("top_k")[0] == "num_experts_per_tok"
-    assert all(len(set(names(each))) == len(names(each)) > 0 for each in ("norms", "routers"))
+    assert all(
+        len(set(names(each))) == len(names(each)) > 0 for each in ("shared_experts", "routers")
+    )
