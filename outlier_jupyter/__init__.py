@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from .studies.compare import compare as compare
     from .studies.sweep import sweep as sweep
     from .studies.sweep_result import Sweep as Sweep
+    from .studies.variants import Variants as Variants
+    from .studies.variants import variants as variants
     from .trace import Trace as Trace
     from .trace.atlas import Atlas as Atlas
 
@@ -63,6 +65,7 @@ _HOMES = {
     "Step": ".runs.run",
     "Sweep": ".studies.sweep_result",
     "Trace": ".trace",
+    "Variants": ".studies.variants",
     "ablate": ".studies.ablate",
     "atlas": ".studies.atlas",
     "compare": ".studies.compare",
@@ -74,6 +77,7 @@ _HOMES = {
     "side_by_side": ".notebook.live.side_by_side",
     "sweep": ".studies.sweep",
     "tokens_of": ".runs.token_experts",
+    "variants": ".studies.variants",
     "watch": ".notebook.live.watch",
 }
 
@@ -92,6 +96,7 @@ __all__ = [
     "Step",
     "Sweep",
     "Trace",
+    "Variants",
     "__version__",
     "ablate",
     "atlas",
@@ -106,6 +111,7 @@ __all__ = [
     "sweep",
     "tokens_of",
     "unload_ipython_extension",
+    "variants",
     "watch",
 ]
 

@@ -41,6 +41,7 @@ VIEWS = {
     "Comparison.html": "notebook.render.static.comparison:html",
     "Ablation.figure": "notebook.render.figures.studies:ablation_figure",
     "Ablation.html": "notebook.render.static.answer:ablation_html",
+    "Variants.html": "notebook.render.static.variants:html",
     "Sweep.html": "notebook.render.static.answer:sweep_html",
     "Sweep.figure": "notebook.render.figures.studies:sweep_figure",
 }

@@ -24,9 +24,10 @@ from ..engine.engine import Engine
 from ..errors import OptionError, OutlierError, cut
 from ..options import GenerateOptions, LoadOptions, help_of
 from ..runs.run import Interrupted, Run, repeated
+from ..studies.variants import Variants
 from ..system.interactive import attended
 from .commands import COMMANDS, help_text
-from .commands.line import expand_flags, fill, parse, split_prompt
+from .commands.line import expand_flags, fill, lists_of, parse, split_prompt
 from .commands.parsing import HelpRequested, near
 from .commands.run import cell_parser
 from .commands.status import as_json
@@ -34,6 +35,7 @@ from .completion import matcher
 from .engine_handle import forget_frames
 from .ipykernel_fixes import fix_unread_requests
 from .live.show import show_result, show_run
+from .live.show_variants import show_variants
 
 QUESTION = re.compile(r"(\s*)%outlier\s+(run\s.*\?)\s*")
 """A line whose prompt ends in a question mark."""
@@ -147,17 +149,18 @@ class OutlierMagics(Magics):
         """Print into the cell's output."""
         sys.stdout.write(text)
 
-    def prompt(self, args: dict[str, Any], text: str) -> Run | Context | None:
+    def prompt(self, args: dict[str, Any], text: str) -> Run | Context | Variants | None:
         """Run `text` as a prompt with these arguments of `run`, and show the run.
 
-        With `save_context` it is only read, and the context is returned.
+        With `save_context` it is only read, and the context is returned; with `vary` or `each` the
+        result is its variants.
         """
         output, quiet, json = (args.pop(name, None) for name in ("output", "quiet", "json"))
         times = args.pop("repeat", 1)
         no_widget, pace = args.pop("no_widget", None), args.pop("pace", None)
         show = self._show_function(quiet or json, no_widget, pace)
         prompt = text.strip("\n")
-        if args.pop("fill", None):
+        if args.pop("fill", None) and not {"vary", "each"} & args.keys():
             prompt = fill(prompt, self.shell.user_ns)
         engine = self.loaded()
         if engine.run_lock.must_wait:
@@ -167,6 +170,13 @@ class OutlierMagics(Magics):
             context = engine.save_context(prompt, file, **options)
             self.store(output, context)
             return None if quiet else context
+        vary, each = (options.pop(name, None) for name in ("vary", "each"))
+        if vary or each:
+            crossed, beside = (lists_of(words or (), self.variables) for words in (vary, each))
+            plain = bool(quiet or json or no_widget) or not hasattr(self.shell, "kernel")
+            found = show_variants(engine, text.strip("\n"), crossed, beside, options, plain)
+            self.store(output, found)
+            return None if quiet else found
         runs: list[Run] = []
         try:
             for _ in range(times):

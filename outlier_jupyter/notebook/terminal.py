@@ -31,7 +31,7 @@ LOAD_OPTIONS = sorted(
     - {"quiet"}
 )
 """Options of `load` that `outlier run` also takes, where their names are not already in use."""
-NOTEBOOK_ONLY = {"fill", "no_widget", "pace", "figure"}
+NOTEBOOK_ONLY = {"fill", "no_widget", "pace", "figure", "vary", "each", "wanted"}
 """Flags that need a notebook: its variables or its display."""
 
 

@@ -43,6 +43,20 @@ def test_a_cell_runs_streams_its_text_and_is_the_run(loaded, capsys):
     assert run.prompt == "Hello"
 
 
+def test_a_cell_s_fields_are_filled_with_several_values(loaded):
+    """`--vary` crosses lists or variables, `--each` takes them side by side; `-o` has the table."""
+    loaded.user_ns["names"] = ["it", "her"]
+    line = "--vary n=[1, 'two words'] what=names --max-tokens 3 -o tried"
+    found = loaded.run_cell_magic("outlier", line, "Say {n} about {what}")
+    assert found is loaded.user_ns["tried"] and len(found) == 4
+    assert found.prompts[2] == "Say two words about it"
+    found = loaded.run_cell_magic("outlier", '--each n=["a","b"] --wanted ab --max-tokens 3', "{n}")
+    assert found.prompts == ("a", "b") and found.frame.logprob.notna().all()
+    for wrong in ("--vary n", "--vary n=missing", "--vary other=[1]"):
+        with pytest.raises(OptionError):
+            loaded.run_cell_magic("outlier", wrong, "Say {n}")
+
+
 def test_the_result_is_one_line_at_first_and_whole_on_display(loaded):
     """The cell has just shown the view: its value is one line, later displays are whole."""
     run = loaded.run_cell_magic("outlier", "--max-tokens 2", "Hello")

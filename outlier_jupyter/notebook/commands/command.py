@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
-from ...engine.contexts import Context
 from ...engine.engine import Engine
 from ...options import GenerateOptions, LoadOptions
 from ...runs.run import Run
@@ -59,10 +58,11 @@ class Session(Protocol):
     def write(self, text: str) -> None:
         """Print text."""
 
-    def prompt(self, args: dict[str, Any], text: str) -> Run | Context | None:
+    def prompt(self, args: dict[str, Any], text: str) -> Any:
         """Run `text` as a prompt with these arguments of `run`, and show the run.
 
-        With `save_context` it is only read, and the context is returned.
+        With `save_context` it is only read, and the context is returned; with `vary` or `each` its
+        variants are.
         """
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import OptionError, shown
@@ -34,7 +35,7 @@ def split_prompt(parser: argparse.ArgumentParser, line: str) -> tuple[str, str]:
     return flags, quoted[2] if quoted else rest
 
 
-TEXTS = ("--system", "--stop", "--stop-tokens", "--logit-bias", "--prefill-answer")
+TEXTS = ("--system", "--stop", "--stop-tokens", "--logit-bias", "--prefill-answer", "--wanted")
 """Flags whose values are text for the model."""
 
 
@@ -50,6 +51,10 @@ def expand_flags(line: str, expand: Callable[[str], str]) -> str:
     )
 
 
+LIST = re.compile(r"(?<!\S)\w+=\[(?:\"[^\"]*\"|'[^']*'|[^\]\"'])*\]")
+"""NAME=[…] with values in quotes, which a shell's rules would remove."""
+
+
 def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
     """Parse `line` into the arguments it contains; absent arguments have no key.
 
@@ -57,6 +62,8 @@ def parse(parser: argparse.ArgumentParser, line: str) -> dict[str, Any]:
         OptionError: the line cannot be parsed.
         HelpRequested: the line contains `--help`.
     """
+    if re.search(r"(?<!\S)--(vary|each)\b", line):
+        line = LIST.sub(lambda found: shlex.quote(found[0]), line)
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
@@ -88,3 +95,28 @@ def fill(cell: str, variables: Mapping[str, Any]) -> str:
         raise OptionError(
             f"--fill cannot read the cell: {error}; write {{{{ and }}}} for plain braces"
         ) from error
+
+
+def lists_of(words: Sequence[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name, from words NAME=[…] in Python's form or NAME=VARIABLE.
+
+    Raises:
+        OptionError: a word of another form, or a variable that does not exist.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, is_pair, value = word.partition("=")
+        if not is_pair or not name.isidentifier():
+            raise OptionError(
+                f'{shown(word)} names no field: give NAME=[…], such as tone=["formal","plain"]'
+            )
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            if value not in variables:
+                raise OptionError(
+                    f"{name}={shown(value)} is neither a list nor a variable: give "
+                    f'{name}=["one","two"], or the name of a variable that holds values'
+                ) from None
+            found[name] = variables[value]
+    return found

@@ -6,9 +6,7 @@ import argparse
 from functools import cache
 from typing import Any
 
-from ...engine.contexts import Context
 from ...options import GenerateOptions
-from ...runs.run import Run
 from .command import Command, Session
 from .parsing import add_fields, add_json, add_output, add_pace
 
@@ -31,6 +29,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="run N times; the result is the last run: .repeats lists all, .spread() gives "
         "median and range",
     )  # fmt: skip
+    for flag, how in (("--vary", "in every combination"), ("--each", "side by side")):
+        parser.add_argument(
+            flag, nargs="+", action="extend", metavar="NAME=[…]",
+            help=f"fill {{name}} of the prompt with each of these values, {how}, as "
+            'tone=["formal","plain"] or tone=VARIABLE; the result is a table of variants',
+        )  # fmt: skip
+    parser.add_argument(
+        "--wanted", metavar="TEXT",
+        help="with --vary or --each, also how likely this answer is after each variant",
+    )  # fmt: skip
     parser.add_argument(
         "--no-widget", action="store_true", default=None, help="show only the static result"
     )
@@ -51,7 +59,7 @@ def _times(text: str) -> int:
     return times
 
 
-def _run(session: Session, args: dict[str, Any]) -> Run | Context | None:
+def _run(session: Session, args: dict[str, Any]) -> Any:
     return session.prompt(args, args.pop("text"))
 
 
