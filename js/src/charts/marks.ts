@@ -30,8 +30,6 @@ export const GAP_FROM = 6;
 const SIGN_FROM = 5;
 /** No mark reaches further from its middle, in CSS pixels. */
 const LARGEST = 10;
-/** A pixel with less is none: its alpha is the highest byte. */
-const MIN_ALPHA = 1 << 24;
 
 type Context = CanvasRenderingContext2D;
 
@@ -50,11 +48,8 @@ export function drawGaps(
   }
 }
 
-/** A mark as pixels of the screen, in a square. */
-interface Stamp {
-  side: number;
-  pixels: Uint32Array;
-}
+/** A mark as pixels of the screen: the x and y of each from the middle, and its colour, in turn. */
+type Stamp = Int32Array;
 
 /**
  * The marks of a map on cells of one size. Each is drawn once and then copied: a token marks
@@ -63,6 +58,8 @@ interface Stamp {
 export class Marks {
   readonly #stamps = new Map<string, Stamp>();
   readonly #cells: ReturnType<typeof cellsIn>;
+  #on: ImageData | null = null;
+  #below = new Uint32Array(0);
 
   constructor(
     box: Box,
@@ -102,7 +99,7 @@ export class Marks {
     // A margin around all of them, below all signs, so that they are visible on any cell.
     for (const margin of [1.5, 0]) {
       for (const { index, hit } of chosen) {
-        this.#put(on, index, `${hit} ${margin}`, (context) => {
+        this.#put(on, index, `chosen ${hit} ${margin}`, (context) => {
           const path = new Path2D();
           if (hit) ring(path, radius);
           else diamond(path, 1.3 * radius);
@@ -120,15 +117,15 @@ export class Marks {
       stamp = stampOf(draw, this.scale, this.theme);
       this.#stamps.set(name, stamp);
     }
-    const { side, pixels } = stamp,
-      { width, height } = on;
-    const [left, top] = this.#cells.at(index).map((at) => Math.round(at * this.scale) - side / 2);
-    const below = new Uint32Array(on.data.buffer);
-    for (let i = 0, y = top; y < top + side; y += 1) {
-      for (let x = left; x < left + side; x += 1, i += 1) {
-        if (pixels[i] < MIN_ALPHA || x < 0 || y < 0 || x >= width || y >= height) continue;
-        below[y * width + x] = over(pixels[i], below[y * width + x]);
-      }
+    const { width, height } = on;
+    const [left, top] = this.#cells.at(index).map((at) => Math.round(at * this.scale));
+    if (on !== this.#on) [this.#on, this.#below] = [on, new Uint32Array(on.data.buffer)];
+    const below = this.#below;
+    for (let i = 0; i < stamp.length; i += 3) {
+      const x = left + stamp[i],
+        y = top + stamp[i + 1];
+      if (x < 0 || y < 0 || x >= width || y >= height) continue;
+      below[y * width + x] = over(stamp[i + 2], below[y * width + x]);
     }
   }
 }
@@ -164,7 +161,7 @@ function cellsIn({ x, y, width, height }: Box, { layers, experts }: Cells) {
   return { at, w, h, size: Math.min(w, h) };
 }
 
-/** A mark with room for the largest: its pixels, and those around it. */
+/** The pixels of what `draw` draws around (0, 0). */
 function stampOf(draw: (context: Context) => void, scale: number, theme: Theme): Stamp {
   const side = 2 * Math.ceil(LARGEST * scale);
   const canvas = document.createElement("canvas");
@@ -173,7 +170,12 @@ function stampOf(draw: (context: Context) => void, scale: number, theme: Theme):
   context.setTransform(scale, 0, 0, scale, side / 2, side / 2);
   context.fillStyle = theme.ink;
   draw(context);
-  return { side, pixels: new Uint32Array(context.getImageData(0, 0, side, side).data.buffer) };
+  const pixels = new Uint32Array(context.getImageData(0, 0, side, side).data.buffer);
+  const stamp: number[] = [];
+  pixels.forEach((colour, i) => {
+    if (colour >>> 24) stamp.push((i % side) - side / 2, Math.floor(i / side) - side / 2, colour);
+  });
+  return Int32Array.from(stamp);
 }
 
 /** A colour, as ImageData stores it, above another. */

@@ -3,6 +3,8 @@
 import { expect, test, vi } from "vitest";
 import { Bitmap, sharing } from "../../src/charts/bitmap";
 import { pack } from "../../src/charts/colours";
+import { Marks } from "../../src/charts/marks";
+import { readTheme } from "../../src/widget/theme";
 
 const COLOURS = Uint32Array.from({ length: 256 }, (_, level) => 0xff000000 + level);
 
@@ -64,6 +66,21 @@ test.each([
   }
   expect(wrong).toBe(0);
   expect(seen.size).toBe(60 * 512); // no cell is left out
+});
+
+test("a hit has a ring and an arrival a dot, also where one map shows both", () => {
+  document.body.style.backgroundColor = "#ffffff";
+  const theme = { ...readTheme(document.body), surface: "#ffffff", ink: "#000000" };
+  const marks = new Marks({ x: 0, y: 0, width: 80, height: 40 }, cells(2, 4), 1, theme);
+  const image = new ImageData(80, 40);
+  marks.moved(image, [{ index: 0, arrived: true, age: 0 }]);
+  marks.chosen(image, [
+    { index: 1, hit: true },
+    { index: 2, hit: false },
+  ]);
+  const inked = (x: number, y: number) => image.data[4 * (y * 80 + x) + 3] > 0;
+  expect([10, 30, 50].map((x) => inked(x, 10))).toEqual([true, false, false]);
+  expect([5, 25, 43].map((x) => inked(x, 10))).toEqual([false, true, true]);
 });
 
 test("a colour is packed as ImageData stores it", () => {
