@@ -3,7 +3,8 @@
     OutlierError
     ├── OptionError            an option has a value that cannot be used (also a ValueError)
     │   ├── TemplateRefused    the model's chat template refused the messages
-    │   └── TemplateEndless    the model's chat template did not end in time
+    │   ├── TemplateEndless    the model's chat template did not end in time
+    │   └── TemplateTooLarge   the model's chat template would take too much memory
     ├── ModelNotFound          no such folder, file or Hugging Face id
     ├── CheckpointError        the bytes on disk are not what their headers promise
     │   ├── ReadFailed         the operating system refused or cut short a read
@@ -48,6 +49,16 @@ class TemplateEndless(OptionError):
         super().__init__(
             "the model's chat template took too long and was stopped: it may never end; give "
             "raw=True, or repair chat_template in the model's folder"
+        )
+
+
+class TemplateTooLarge(OptionError):
+    """The model's chat template would take too much memory."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's chat template would take more memory than a prompt needs and was stopped: "
+            "give raw=True, or repair chat_template in the model's folder"
         )
 
 

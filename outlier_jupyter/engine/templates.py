@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import OptionError, OutlierError, TemplateEndless, TemplateRefused, brief, shown
 from ..system.interrupt import within
+from .bounded_templates import growth, install
 
 Message = dict[str, Any]
 
@@ -172,7 +173,8 @@ def apply(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any])
                 "one with engine.tokenizer.chat_template = engine.tokenizer.chat_template[…]"
             )
         named["chat_template"] = next(iter(templates.values()))
-    with within(TEMPLATE_S, TemplateEndless):
+    install()
+    with within(TEMPLATE_S, TemplateEndless, growth()):
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **named, **variables
         )

@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
 
+LOOK_S = 0.03
+"""How often `within` calls its `look`, in a block that computes for as long."""
+
 
 class Interrupts:
     """A context manager within which SIGINT is noted and calls `on_signal`, and does not raise.
@@ -93,8 +96,14 @@ def deferred() -> Iterator[Interrupts]:
 
 
 @contextmanager
-def within(seconds: float, error: type[Exception]) -> Iterator[None]:
+def within(
+    seconds: float,
+    error: type[Exception],
+    look: Callable[[], type[Exception] | None] | None = None,
+) -> Iterator[None]:
     """Raise `error()` in this block, on any thread, if it computes for longer than `seconds`.
+
+    `look` is called every 30 ms, on another thread, and may return another error to raise.
 
     These are seconds of the thread's own CPU time where the system counts it, so that a busy
     machine ends nothing early, and at most 20 times as many of all time. The exception comes
@@ -112,19 +121,20 @@ def within(seconds: float, error: type[Exception]) -> Iterator[None]:
 
     def cut() -> None:
         with lock:
-            if ended or block not in callers(here):
+            if ended:
                 return
             left = seconds - (clock() - begun)
-            if left > 0 and time.monotonic() - begun_s < 20 * seconds:
-                start(max(left, 0.05))
-            else:
+            found = look() if look is not None and seconds - left > LOOK_S else None
+            if found is None and left > 0 and time.monotonic() - begun_s < 20 * seconds:
+                start(max(left, LOOK_S))
+            elif block in callers(here):
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(here), ctypes.py_object(error)
+                    ctypes.c_ulong(here), ctypes.py_object(found or error)
                 )
 
     def start(wait_s: float) -> None:
         nonlocal timer
-        timer = threading.Timer(wait_s, cut)
+        timer = threading.Timer(wait_s if look is None else min(wait_s, LOOK_S), cut)
         timer.daemon = True
         timer.start()
 
@@ -139,11 +149,16 @@ def within(seconds: float, error: type[Exception]) -> Iterator[None]:
 
 def callers(thread: int) -> list[tuple[int, CodeType]]:
     """The frames of a running thread, by id and code; none of one that has ended."""
-    frame, found = sys._current_frames().get(thread), []
-    while frame is not None:
-        found.append((id(frame), frame.f_code))
-        frame = frame.f_back
-    return found
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1)  # were the thread to go on meanwhile, its frames might be freed ones
+    try:
+        frame, found = sys._current_frames().get(thread), []
+        while frame is not None:
+            found.append((id(frame), frame.f_code))
+            frame = frame.f_back
+        return found
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def cpu_clock(thread: int) -> Callable[[], float]:
