@@ -43,7 +43,7 @@ LARGE = (
 OUTSIDE = (
     "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.__init__.__globals__ }}",
     "{{ cycler.__init__.__globals__.os.popen('touch PLACE').read() }}",
-    "{{ self._TemplateReference__context.environment }}", "{% include '/etc/passwd' %}",
+    "{{ self|attr('_Template' ~ 'Reference__context') }}", "{% include '/etc/passwd' %}",
     "{% import 'os' as os %}{{ os }}", "{{ ''|attr('__class__') }}",
     "{{ '{0.__class__.__mro__}'.format('') }}", "{{ '{x.__init__}'.format_map({'x': messages}) }}",
     "{{ raise_exception.__globals__ }}", "{{ namespace(__class__=1) }}", "{{ messages.append(1) }}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils import chat_template_utils
 
 from outlier_jupyter.notebook.render import class_colours
 
@@ -41,6 +43,16 @@ def stepwise(
 def inside(engine: Engine) -> Installed:
     """The paged parts of an engine's model: pagers, switches, tap."""
     return engine._installed
+
+
+def compiled_template(source: str) -> Any:
+    """A chat template as transformers compiles it, and keeps it."""
+    return chat_template_utils._compile_jinja_template(source)
+
+
+def newly_compiled_template(source: str) -> Any:
+    """The same, compiled now."""
+    return chat_template_utils._cached_compile_jinja_template(source)
 
 
 def pager_of(engine: Engine, number: int = 0) -> Pager:

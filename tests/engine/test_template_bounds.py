@@ -14,6 +14,7 @@ from outlier_jupyter.engine.bounded_templates import MOST, BoundedEnvironment, i
 from outlier_jupyter.engine.templates import templated
 from outlier_jupyter.errors import OptionError, TemplateRefused, TemplateTooLarge
 from tests.hostile_templates import DEEP, FAIR, LARGE, OUTSIDE
+from tests.inspection import compiled_template, newly_compiled_template
 from tests.peak_memory import peak
 
 MESSAGES = [
@@ -69,7 +70,7 @@ def test_other_templates_make_the_same_text_as_without_bounds(use, monkeypatch, 
     monkeypatch.setattr(
         chat_template_utils, "ImmutableSandboxedEnvironment", ImmutableSandboxedEnvironment
     )
-    free = chat_template_utils._cached_compile_jinja_template(template)
+    free = newly_compiled_template(template)
     assert not isinstance(free.environment, BoundedEnvironment)
     assert bounded == free.render(messages=MESSAGES, add_generation_prompt=True)
 
@@ -77,7 +78,7 @@ def test_other_templates_make_the_same_text_as_without_bounds(use, monkeypatch, 
 def test_transformers_compiles_with_the_bounds(use) -> None:
     """Under the name that it has for its environment; with another it would have none of them."""
     use("{{ messages[0].content }}")
-    found = chat_template_utils._compile_jinja_template("{{ messages[0].content }}")
+    found = compiled_template("{{ messages[0].content }}")
     assert isinstance(found.environment, BoundedEnvironment)
     install()
     assert chat_template_utils.ImmutableSandboxedEnvironment is BoundedEnvironment
