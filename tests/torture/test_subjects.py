@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.torture import corpus, fuzzing
 from tests.torture.counts import Skipped
 from tests.torture.subjects import subjects
 
@@ -22,3 +23,11 @@ def test_for_a_moment_nothing_breaks(subject, unit, tmp_path):
     except Skipped as why:
         pytest.skip(str(why))
     assert counts.failures == [] and counts.times > 0
+
+
+def test_the_kept_inputs_are_few_and_small():
+    """Fuzzing begins with them each time; those of a target are different, the smallest first."""
+    assert sum(file.stat().st_size for file in corpus.CORPUS.iterdir()) < 200_000
+    for unit in fuzzing.UNITS:
+        found = corpus.kept(unit)
+        assert found == sorted(set(found), key=lambda each: (len(each), each))
