@@ -14,7 +14,8 @@
     ├── UnsupportedModel       this model cannot be run here
     │   └── NotPageable        the layout of its experts on disk cannot be paged
     ├── EngineClosed           the engine was closed; load the model again
-    └── EngineBusy             another run uses the engine
+    ├── EngineBusy             another run uses the engine
+    └── RankLost               a rank of a spread model died, hung or disagreed; load it again
 
 `run.Interrupted` stands apart: it is a KeyboardInterrupt, raised when the user stops a run.
 
@@ -103,6 +104,10 @@ class EngineClosed(OutlierError):
 
 class EngineBusy(OutlierError):
     """A stream is open on the engine, or the run was stopped while it waited for another one."""
+
+
+class RankLost(OutlierError):
+    """A rank died, hung or disagreed with the others, so all were ended; load the model again."""
 
 
 def place(path: str | os.PathLike[str], most: int = 90) -> str:

@@ -29,7 +29,10 @@ from tests.real_tokenizers import write_model
 from tests.support import Support
 
 HERE = Path(__file__).parent
-ALONE = ("browser/", "jupyter_kernel/", "test_examples.py", "engine/test_memory.py")
+ALONE = (
+    "browser/", "jupyter_kernel/", "test_examples.py", "engine/test_memory.py",
+    "distributed/test_spread.py", "distributed/test_failures.py",
+)  # fmt: skip
 """Rooms and files whose tests need a process without other tests, and few other busy cores."""
 SLOW = (
     "test_wheel.py", "test_odd_values.py", "test_docs_run.py", "benchmark/",
@@ -38,7 +41,7 @@ SLOW = (
     "paging/test_types.py", "paging/test_formats.py", "system/test_hub.py",
     "notebook/test_hosts_of_the_magic.py", "checkpoint/test_model_folder.py",
     "test_real_tokenizers.py", "notebook/chat/test_real_models.py", "engine/test_tool_calls.py",
-    "engine/test_thinking.py",
+    "engine/test_thinking.py", "distributed/test_spread.py", "distributed/test_failures.py",
 )  # fmt: skip
 """Rooms and files that `make quick` leaves out."""
 FIRST = (

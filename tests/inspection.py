@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from outlier_jupyter import Engine
     from outlier_jupyter.checkpoint import Reader
+    from outlier_jupyter.distributed import Ranks
     from outlier_jupyter.engine.memory_budget import Needs
     from outlier_jupyter.engine.prefill_chunk import Costs
     from outlier_jupyter.engine.pressure import MemoryRelief
@@ -58,6 +59,11 @@ def newly_compiled_template(source: str) -> Any:
 def pager_of(engine: Engine, number: int = 0) -> Pager:
     """A pager of an engine; most models have one."""
     return engine._installed.pagers[number]
+
+
+def ranks_of(engine: Engine) -> Ranks:
+    """The ranks of an engine whose experts are spread."""
+    return engine._installed.ranks
 
 
 def reader_of(engine: Engine) -> Reader:

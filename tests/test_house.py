@@ -42,10 +42,14 @@ ROOMS = {
     "system": set(),
     "checkpoint": {"system"},
     "cpu": {"checkpoint", "residency", "system"},  # compiled lookups and reads
-    "paging": {"checkpoint", "residency", "system"},
+    "distributed": set(),
+    "paging": {"checkpoint", "distributed", "residency", "system"},
     "trace": {"residency", "system"},
     "runs": {"system", "trace"},
-    "engine": {"checkpoint", "cpu", "paging", "residency", "runs", "system", "trace"},
+    "engine": {
+        "checkpoint", "cpu", "distributed", "paging", "residency", "runs", "system", "trace",
+    },
+    "worker": {"distributed"},  # which loads `engine.rank_worker` by its name
     "studies": {"engine", "paging", "residency", "runs", "system", "trace"},
     "benchmark": {"checkpoint", "cpu", "engine", "system", "trace"},
     "notebook": {
@@ -370,11 +374,11 @@ def test_what_a_record_offers_to_draw_is_there(what):
 
 
 def test_no_record_names_a_view():
-    """Outside the notebook's room, two tables and two entry points name its modules."""
+    """Outside the notebook's room, two tables and entry points name modules."""
     naming = {
         str(path.relative_to(ROOT))
         for path in FILES
         if room(path) != "notebook"
         and re.search(r"import_module|from \.+notebook", path.read_text())
     }
-    assert naming == {"__init__.py", "__main__.py", "aliases.py", "display.py"}
+    assert naming == {"__init__.py", "__main__.py", "aliases.py", "display.py", "worker.py"}

@@ -24,6 +24,7 @@ from ..errors import EngineClosed
 from ..events import Event, Resized, Sink
 from ..options import GenerateOptions, LoadOptions, resized, takes
 from ..paging import Installed, StopFlag, resize
+from ..paging.elsewhere import InstalledElsewhere
 from ..paging.probe import KVPart
 from ..residency.eviction_order import CacheStarts
 from ..runs.run import Interrupted, Run, Step
@@ -224,9 +225,7 @@ class Engine(ContextCalls, ManyCalls):
         """
         options = replace(resized(self.options, cache_gb, cache_experts), force=force)
         with deferred() as interrupts, self.run_lock.ends_by_itself(), self._alone(interrupts):
-            options = _fitted(self, options)
-            resize(self._installed, float(options.cache_gb), options.cache_experts)
-            self.options = options
+            self.options = _resized(self, options)
             self._relief.forget()
             self.info = replace(self.info, slots=self._installed.slots)
             self._bus.between_runs(Resized(self.info.slots))
@@ -236,9 +235,11 @@ class Engine(ContextCalls, ManyCalls):
         """The engine's state now."""
         resident, k = len(self.resident()), self.options.top_k
         where = self._installed, self._reader, resident, k
-        note = self._relief.note
-        before = self.history.at_load
-        return Status.of(self.info, *where, self.closed, self.last_run, self.sampling, note, before)
+        note, before = self._relief.note, self.history.at_load
+        return Status.of(
+            self.info, *where, self.closed, self.last_run, self.sampling, note, before,
+            self._installed.rank_states,
+        )  # fmt: skip
 
     def memory(self) -> MemoryUse:
         """The memory of this process, part by part; `print` it for a table."""
@@ -268,8 +269,7 @@ class Engine(ContextCalls, ManyCalls):
 
     def resident(self) -> npt.NDArray[np.int16]:
         """The resident (layer, expert) pairs, in eviction order: int16 [n, 2]."""
-        keys = [key for pager in self._installed.pagers for key in pager.table.order()]
-        return np.array(keys, np.int16).reshape(-1, 2)
+        return np.array(self._installed.resident(), np.int16).reshape(-1, 2)
 
     @contextmanager
     def _alone(self, interrupts: Interrupts | None = None) -> Iterator[None]:
@@ -292,6 +292,17 @@ class Engine(ContextCalls, ManyCalls):
             finally:
                 self._stop.clear()  # `engine.model` may be called between runs
                 self.run_lock.release()
+
+
+def _resized(engine: Engine, options: LoadOptions) -> LoadOptions:
+    """Resize the cache, or those of all ranks; the options with the size in numbers."""
+    installed = engine._installed
+    if isinstance(installed, InstalledElsewhere):
+        installed.ranks.resize(options.cache_gb, options.cache_experts)
+        return options
+    options = _fitted(engine, options)
+    resize(installed, float(options.cache_gb), options.cache_experts)
+    return options
 
 
 def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:

@@ -20,16 +20,16 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_reduce
 
-from .. import families
 from ..checkpoint import Checkpoint, Reader
 from ..checkpoint.model_folder import ModelFolder
 from ..cpu.modules import native as native_part
 from ..cpu.modules import processor_words
 from ..cpu.modules import wanted as native_wanted
 from ..cpu.modules.stored_type import stored_type
-from ..errors import CheckpointChanged, OptionError, ReadFailed, brief, place
+from ..errors import CheckpointChanged, ReadFailed, brief, place
 from ..options import AUTO, LoadOptions, make, takes
 from ..paging import Installed, check_device, install, release, switch_modules
+from ..paging.elsewhere import install_elsewhere
 from ..paging.install import MoeSwitch
 from ..paging.preload import parse_pins, pin, warm
 from ..paging.probe import Probed, dense_nbytes, probe
@@ -51,6 +51,8 @@ from .open_checkpoint import Opened, open_model, open_tokenizer, warn_if_not_pag
 from .prefill_chunk import Costs
 from .routing_history import Experts, RoutingHistory
 from .sampling import model_sampling
+from .spread import load_ranks, local_options, start_ranks
+from .top_k import check_top_k, top_k_of
 
 if TYPE_CHECKING:
     from ..cpu.modules.install import Native
@@ -123,38 +125,40 @@ def _forget_frames(error: BaseException | None) -> None:
 
 
 def _opened(
-    model: str,
-    folder: ModelFolder,
-    options: LoadOptions,
-    clock: Callable[[], int],
-    replacing: Engine | None,
-    undo: ExitStack,
-) -> Engine:
+    model: str, folder: ModelFolder, options: LoadOptions, clock: Callable[[], int],
+    replacing: Engine | None, undo: ExitStack,
+) -> Engine:  # fmt: skip
     """The engine, with its experts preloaded; `undo` closes what was opened."""
-    own_top_k, override = _top_k(folder.config, options.top_k, model)
+    ranks, wanted = start_ranks(options, undo), options
+    own_top_k, override = top_k_of(folder.config, options.top_k, model)
     module, config, checkpoint, switches = opened = open_model(folder, override, options.force)
     undo.callback(_free_failed, module)
     apply_adapter(module, options.adapter, [switch.path for switch in switches])
     probed = probed_of(opened, options.kernels)
-    remainder = options.sized_by_memory and bool(opened.switches)
+    remainder = options.sized_by_memory and bool(opened.switches) and ranks is None
     options, needs, ram_gb = _fitted(opened, probed, options, replacing)
     native = _begin_native(module, options.kernels, undo)
     tokenizer = open_tokenizer(folder, config)
-    _check_top_k(options.top_k, switches)
+    check_top_k(options.top_k, switches)
     warn_if_not_paged(model, config, module)
-    pins = parse_pins(options.pin, [switch.experts for switch in switches])
-    earlier = None if options.warm in (AUTO, "off") else Trace.load(options.warm).experts
-    slots = _first_slots(switches, options, remainder)
-    switches, reader, threads, rate = open_experts(checkpoint, switches, options, undo)
+    pins, earlier = _preloads(switches, options)
+    slots = _first_slots(switches, options, remainder) if ranks is None else {}
+    reads = open_experts(checkpoint, switches, local_options(options), undo)
+    switches, reader, threads, rate = reads
     _close(replacing)
     executor = _executor(threads, undo)
+    if ranks is not None:
+        load_ranks(ranks, model, opened, wanted, earlier, native is not None)
     with deferred():
-        installed = install(module, switches, slots, reader, executor, clock, options)
+        installed = (
+            install(module, switches, slots, reader, executor, clock, options) if ranks is None
+            else install_elsewhere(module, switches, ranks, clock)
+        )  # fmt: skip
         undo.callback(installed.release)
     _read_dense(module, checkpoint, reader)
     if native:
         native.finish(options.quiet)
-    info = _info(model, switches, sum(slots.values()), reader, options, own_top_k)
+    info = _info(model, switches, installed.slots, reader, options, own_top_k)
     info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
     give_back()
     with deferred():
@@ -164,24 +168,29 @@ def _opened(
             config=config,
             info=info,
             options=options,
-            installed=installed,
-            reader=reader,
-            executor=executor,
+            installed=installed, reader=reader, executor=executor,
             costs=_costs(config, switches, options.top_k or own_top_k, native),
             needs=needs,
             kv_parts=probed.kv_parts if probed else (),
             sampling=model_sampling(folder.generation),
-            ram_gb=ram_gb,
-            history=RoutingHistory(info, options.warm),
-            clock=clock,
-        )
+            ram_gb=ram_gb, history=RoutingHistory(info, options.warm), clock=clock,
+        )  # fmt: skip
         undo.pop_all()
         undo.callback(engine.close)
     if remainder:
         engine.resize(cache_gb=AUTO, force=options.force)
-    _fill(engine, pins, earlier)
+    if ranks is None:
+        _fill(engine, pins, earlier)
     _check_files(checkpoint, reader)
     return engine
+
+
+def _preloads(
+    switches: Sequence[MoeSwitch], options: LoadOptions
+) -> tuple[list[ExpertKey], Experts | None]:
+    """The pinned experts, and the routing of the run to warm up from, if one is named."""
+    pins = parse_pins(options.pin, [switch.experts for switch in switches])
+    return pins, None if options.warm in (AUTO, "off") else Trace.load(options.warm).experts
 
 
 def _first_slots(
@@ -254,7 +263,7 @@ def _fitted(
     needs = needs_of(config, dense_nbytes(module, switches), probed, options.kept_kv_gb)
     freed = replacing.memory().freed if replacing is not None else 0
     room = MemoryBounds.now(options.ram_gb, freed)
-    sized = fitted(switches, options, needs, room)
+    sized = fitted(() if options.spread else switches, options, needs, room)
     return sized, needs.loaded(room.process), options.ram_gb
 
 
@@ -317,39 +326,6 @@ def _costs(
         fused=mx.default_device() == mx.gpu,
         bounded=native is not None and native.attends,
     )
-
-
-def own_top_k_of(config: dict[str, Any]) -> int | None:
-    """The model's own number of experts per token from its config; None if it has none."""
-    return _top_k(config, None, "")[0]
-
-
-def _top_k(
-    config: dict[str, Any], wanted: int | None, model: str
-) -> tuple[int | None, dict[str, Any] | None]:
-    """The model's own experts per token, and the config changes that set it to `wanted`."""
-    text_config = config.get("text_config")
-    inner = text_config if isinstance(text_config, dict) else {}
-    for name in families.names("top_k"):
-        if isinstance(config.get(name), int):
-            return config[name], None if wanted is None else {name: wanted}
-        if isinstance(inner.get(name), int):
-            changed = {"text_config": {**inner, name: wanted}}
-            return inner[name], None if wanted is None else changed
-    if wanted is not None:
-        raise OptionError(
-            f"top_k={wanted} cannot be used: the config of {model} names no number of experts per "
-            "token, so leave top_k out"
-        )
-    return None, None
-
-
-def _check_top_k(wanted: int | None, switches: Sequence[MoeSwitch]) -> None:
-    fewest = min((switch.experts for switch in switches), default=wanted or 0)
-    if wanted is not None and wanted > fewest:
-        raise OptionError(
-            f"top_k={wanted} is more than the {fewest} experts of a layer: give fewer"
-        )
 
 
 def _info(

@@ -27,10 +27,11 @@ from ..system import hub
 from ..system.memory_info import Machine
 from ..values import boolean, checked, path, refused, text
 from .engine import Engine
-from .load import own_top_k_of, probed_of
+from .load import probed_of
 from .memory_budget import MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
 from .open_checkpoint import Opened, open_model
 from .prompts import context_of
+from .top_k import own_top_k_of
 
 ROWS = 7
 """Cache sizes shown beside the advised one and the largest."""

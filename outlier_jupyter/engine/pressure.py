@@ -87,7 +87,9 @@ class MemoryRelief:
         machine = self._memory()
         missing = SPARED * machine.total - machine.available
         pagers = self._engine._installed.pagers
-        if missing <= 0 or not pagers:  # others wait for memory, in a group of their own
+        if (
+            missing <= 0 or not self._engine._installed.bank_nbytes
+        ):  # others wait for memory, in a group of their own
             return
         self._last = self._clock()
         have = sum(_nbytes(pager, pager.table.capacity) for pager in pagers)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import nan
 
 from ..checkpoint import Reader
 from ..display import draw
+from ..distributed.rank_state import RankState
 from ..formatting import answer_text, size_words
 from ..options import NEUTRAL, sampling_words
 from ..paging import Installed
@@ -38,6 +39,8 @@ class Status:
         sampling: how runs sample by default, as the model's makers advise; else "greedy".
         memory_note: that the cache is smaller for a while, because memory was short; or "".
         tokens_before: tokens of earlier runs whose experts were read at load.
+        ranks: what is known of each rank, where the experts are spread over some; `slots`,
+            `resident` and `bank_nbytes` are of all together then.
         decode_hit_rate: of the last run, NaN without one; `last_run`, its numbers as text.
     """
 
@@ -60,6 +63,7 @@ class Status:
     last_run: str = field(default="")
     memory_note: str = ""
     tokens_before: int = 0
+    ranks: tuple[RankState, ...] = ()
 
     @classmethod
     def of(
@@ -74,6 +78,7 @@ class Status:
         sampling: Mapping[str, float] | None = None,
         memory_note: str = "",
         tokens_before: int = 0,
+        ranks: Sequence[RankState] = (),
     ) -> Status:
         """The state of an engine with `resident` experts in RAM; `top_k` as in `LoadOptions`."""
         summary = last_run.summary() if last_run is not None else None
@@ -84,7 +89,7 @@ class Status:
             experts=sum(switch.experts for switch in switches),
             slots=installed.slots,
             resident=resident,
-            bank_nbytes=installed.bank_nbytes,
+            bank_nbytes=installed.bank_nbytes + sum(rank.bank_nbytes for rank in ranks),
             experts_nbytes=sum(s.experts * s.expert_nbytes for s in switches),
             dense_nbytes=0 if closed else info.dense_nbytes,
             reader=reader.name,
@@ -98,6 +103,7 @@ class Status:
             last_run=summary.short() if summary else "",
             memory_note=memory_note,
             tokens_before=tokens_before,
+            ranks=tuple(replace(rank) for rank in ranks),
         )
 
     @property
@@ -157,6 +163,7 @@ class Status:
             )
         if not self.layers:
             rows[:2] = [("experts", "none: the model is dense")]
+        rows += [(f"rank {n}", rank.words) for n, rank in enumerate(self.ranks)]
         if self.changed_output:
             rows.append(("changed", self.changed_output))
         return rows

@@ -73,6 +73,20 @@ def _expert(name: str, item: Any) -> Any:
     return item
 
 
+def host_names(name: str, value: Any) -> tuple[str, ...]:
+    """Host names as texts, from texts with commas or from a number of processes on this machine.
+
+    Raises:
+        OptionError: `value` is neither.
+    """
+    if is_whole(value):
+        value = str(natural(name, value))
+    found = [part.strip() for each in texts(name, value) for part in each.split(",")]
+    if len(found) == 1 and found[0].isdecimal() and len(found[0]) < 4:
+        return ("localhost",) * int(found[0])
+    return tuple(part for part in found if part)
+
+
 def token_names(name: str, value: Any) -> tuple[str, ...]:
     """Tokens as texts: an id as its digits, others as they are.
 

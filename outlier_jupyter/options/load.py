@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import OptionError
 from ..residency import policies
 from ..values import path, text
-from .fields import expert_texts, option, settle
+from .fields import expert_texts, host_names, option, settle
 
 AUTO = "auto"
 READERS = ("pread", "direct", "mmap")
@@ -115,6 +115,21 @@ class LoadOptions:
         low=1,
         high=256,
     )
+    hosts: tuple[str, ...] = option(
+        (),
+        "spread the experts over these machines, as mac1.local,mac2.local, or over a number of "
+        "processes on this one, as 2; each gets the whole --cache-gb",
+        spell=host_names,
+    )
+    hostfile: str | None = option(
+        None, "the same, from a hostfile of mlx.launch", spell=path, metavar="FILE"
+    )
+    placement: str = option(
+        "even",
+        "with --hosts, which machine has which expert: even, in turn; or a saved trace, so that "
+        "each layer's experts are used equally often on all",
+        spell=path,
+    )
     revision: str | None = option(
         None, "branch, tag or commit of a Hugging Face repository, instead of its main branch"
     )
@@ -125,6 +140,11 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         settle(self)
+
+    @property
+    def spread(self) -> bool:
+        """Whether the experts are spread over ranks."""
+        return bool(self.hosts) or self.hostfile is not None
 
     @property
     def sized_by_memory(self) -> bool:

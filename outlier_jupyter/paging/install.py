@@ -20,6 +20,7 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from ..checkpoint import Checkpoint, ExpertPart, Reader, open_queue
 from ..errors import OptionError
 from ..options import LoadOptions
+from ..residency import ExpertKey
 from ..residency.policies import make_policy
 from ..residency.slot_table import SlotTable
 from .block_hooks import follow
@@ -84,6 +85,15 @@ class Installed:
     def tables(self) -> list[tuple[Sequence[int], SlotTable]]:
         """The layers of each slot table, and the table."""
         return [(list(pager.layers), pager.table) for pager in self.pagers]
+
+    @property
+    def rank_states(self) -> Sequence[Any]:
+        """What is known of each rank; none where this process has all experts."""
+        return ()
+
+    def resident(self) -> list[ExpertKey]:
+        """The resident experts, in eviction order."""
+        return [key for pager in self.pagers for key in pager.table.order()]
 
     def load_all(self, each: Callable[[], object]) -> None:
         """Read every expert; there must be a slot for each. `each` is called after a layer."""

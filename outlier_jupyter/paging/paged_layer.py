@@ -20,7 +20,7 @@ from ..events import Routed
 from ..residency import ExpertKey
 from .expert_pairs import pairs_in, slots_of_ids
 from .fetch import Fetch
-from .ownership import OWNS_ALL, Combine, Owner, as_it_is
+from .ownership import OWNS_ALL, Combine, Elsewhere, Owner, as_it_is
 from .pager import Pager
 from .partial_experts import PartialExperts
 from .shared_expert import OverlappedSharedExpert
@@ -37,6 +37,7 @@ class PagedLayer:
 
     Attributes:
         owner, combine: which experts are computed here, and what adds the outputs of others.
+        elsewhere: computes all of them, where none is computed here.
         shared_expert: is computed while experts are read.
     """
 
@@ -45,6 +46,7 @@ class PagedLayer:
     ) -> None:
         self.owner: Owner = OWNS_ALL
         self.combine: Combine = as_it_is
+        self.elsewhere: Elsewhere | None = None
         self.shared_expert: OverlappedSharedExpert | None = None
         self._inner, self._layer, self._pager, self._timed = inner, layer, pager, timed
         self._keys = [ExpertKey(layer, each) for each in range(experts)]
@@ -72,8 +74,23 @@ class PagedLayer:
         few, batch = ids.size == ids.shape[-1], self._pager.batch
         if batch is not None:
             ids, few = batch.without_padding(ids), few or batch.decoding
+        if self.elsewhere is not None:
+            return self._timed(self._serve_elsewhere, inputs, ids, (begin, routed), meanwhile)
         serve = self._token if few else self._prompt
         return self.combine(serve(inputs, ids, (begin, routed), meanwhile))
+
+    def _serve_elsewhere(
+        self,
+        inputs: SwitchInputs,
+        ids: Ids,
+        times: tuple[int, int],
+        meanwhile: Callable[[], object] | None,
+    ) -> Any:
+        """The output that other processes compute; their wait for reads is not the experts'."""
+        assert self.elsewhere is not None
+        output, wait_ns = self.elsewhere.serve(self._layer, inputs, ids, times, meanwhile)
+        self._timed.ns -= wait_ns
+        return output
 
     def _token(
         self,
@@ -212,7 +229,8 @@ class PagedLayer:
 
     @property
     def _owns_all(self) -> bool:
-        return self.owner is OWNS_ALL and self.combine is as_it_is
+        alone = self.owner is OWNS_ALL and self.combine is as_it_is
+        return alone and self.elsewhere is None
 
     @property
     def _native(self) -> bool:

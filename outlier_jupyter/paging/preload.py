@@ -66,13 +66,15 @@ def pin(installed: Installed, keys: Sequence[ExpertKey], read: Callable[[int], o
 
 
 def warm(
-    installed: Installed, experts: npt.NDArray[np.int16], read: Callable[[int], object]
-) -> None:
+    installed: Installed, experts: npt.NDArray[np.int16], read: Callable[[int], object],
+    mine: Sequence[npt.NDArray[np.bool_]] | None = None,
+) -> None:  # fmt: skip
     """Have the policies learn an earlier run's routing, and read its most used experts that fit.
 
     Args:
         experts: [steps, layers, k] of the same model; -1 for none.
         read: called after each batch with the number of experts read.
+        mine: the experts that may be read, for each layer bool [experts]; None for all.
 
     Raises:
         OptionError: the run is of another model.
@@ -94,6 +96,7 @@ def warm(
         for layer in sorted(pager.layers):
             chosen = experts[:, layer]
             counts = np.bincount(chosen[chosen >= 0], minlength=sizes[layer])
+            counts = counts if mine is None else counts * mine[layer]
             used |= {ExpertKey(layer, e): int(counts[e]) for e in np.flatnonzero(counts).tolist()}
         free = pager.table.capacity - len(pager.table)
         absent = [key for key in used if key not in pager.table]

@@ -7,7 +7,7 @@ twice at a time. Nothing may be computing with the model meanwhile; the engine m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -24,8 +24,11 @@ Change = tuple[Geometry, Pager, int]
 """A geometry, its pager, and how many slots that is to have."""
 
 
-def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> None:
-    """Give each bank the slots that `share_slots` computes.
+def resize(
+    installed: Installed, cache_gb: float, cache_experts: int | None,
+    wanted: Mapping[Geometry, int] | None = None,
+) -> None:  # fmt: skip
+    """Give each bank the slots that `share_slots` computes, or those `wanted`.
 
     Raises:
         OptionError: the model is dense, not one expert fits, or there is not enough memory. The
@@ -33,7 +36,7 @@ def resize(installed: Installed, cache_gb: float, cache_experts: int | None) -> 
     """
     if not installed.switches:
         raise OptionError("this model is dense: it has no experts, and so no cache to resize")
-    shared = share_slots(installed.switches, cache_gb, cache_experts)
+    shared = wanted or share_slots(installed.switches, cache_gb, cache_experts)
     paired = zip(shared.items(), installed.pagers, strict=True)
     changes = [(geometry, pager, slots) for (geometry, slots), pager in paired]
     changes.sort(key=lambda change: change[2] - change[1].bank.slots)  # shrinking ones first

@@ -100,12 +100,12 @@ class TokenInputs:
     """One token's rows: x [1, width], ids and weights [1, k]; `inner` is a native module."""
 
     def __init__(self, x: F32s, ids: Ids, weights: F32s) -> None:
-        self._x, self._weights = x, weights
+        self.x, self._weights = x, weights
         self.indices = ids
 
     def array(self) -> mx.array:
         """As `SwitchInputs.array`."""
-        return mx.array(self._x[None])
+        return mx.array(self.x[None])
 
     def ids(self, bank: SlotBank) -> Ids:
         """As `SwitchInputs.ids`; they are on the host already."""
@@ -114,15 +114,15 @@ class TokenInputs:
 
     def compute_resident(self, inner: Any, slot_map: SlotMap) -> Any:
         """As `SwitchInputs.compute_resident`."""
-        return inner.compute(self._x, slot_map.host[self.indices])
+        return inner.compute(self.x, slot_map.host[self.indices])
 
     def compute(self, inner: Any, slots: Ids, bank: SlotBank) -> Any:
         """As `SwitchInputs.compute`."""
-        return inner.compute(self._x, slots)
+        return inner.compute(self.x, slots)
 
     def partial(self, inner: Any, bank: SlotBank) -> PartialExperts:
         """As `SwitchInputs.partial`."""
-        native: PartialExperts = inner.parts(self._x, self.indices.shape)
+        native: PartialExperts = inner.parts(self.x, self.indices.shape)
         return native
 
     def combined(self, work: Any) -> Any:

@@ -1,0 +1,82 @@
+"""Loads a model whose experts are spread over ranks: starts them, and has each load its share."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import fields, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..distributed import Placement, Ranks, even, hosts_of, learned
+from ..errors import CheckpointError, OptionError
+from ..options import LoadOptions
+from ..system.provenance import fingerprint
+from ..trace import Trace
+from .open_checkpoint import Opened
+
+HERE = ("hosts", "hostfile", "placement", "warm", "top_k", "adapter", "kept_kv_gb", "kernels")
+"""The options of the driving process alone; all others are the ranks'."""
+
+
+def start_ranks(options: LoadOptions, undo: ExitStack) -> Ranks | None:
+    """Start the ranks' processes, which import their libraries meanwhile; None without hosts.
+
+    Raises:
+        OptionError: the hosts cannot be used.
+    """
+    if not options.spread:
+        return None
+    if options.lookahead == "on":
+        raise OptionError("lookahead=on cannot be used with hosts: leave one of them out")
+    ranks = Ranks(hosts_of(options.hosts, options.hostfile))
+    undo.callback(ranks.close)
+    return ranks
+
+
+def local_options(options: LoadOptions) -> LoadOptions:
+    """`options` for the reader of this process, which reads no experts where ranks do."""
+    if not options.spread:
+        return options
+    return replace(options, reader="pread", repacked="off", read_threads=1)
+
+
+def load_ranks(
+    ranks: Ranks, model: str, opened: Opened, options: LoadOptions,
+    earlier: npt.NDArray[np.int16] | None,
+    compiled: bool,
+) -> None:  # fmt: skip
+    """Have each rank load its share of the experts.
+
+    Args:
+        earlier: the routing of a run to warm up from, [steps, layers, k].
+        compiled: whether this process, and so the ranks, compute with compiled kernels.
+
+    Raises:
+        OptionError: the model is dense.
+        CheckpointError: a rank has other files of it.
+    """
+    if not opened.switches:
+        raise OptionError("this model is dense: it has no experts to spread, so leave hosts out")
+    values = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in HERE}
+    values |= {"lookahead": "off", "quiet": True}
+    values["kernels"] = "auto" if compiled else "mlx"
+    wanted, payload = {"model": model, "options": values}, b""
+    if earlier is not None:
+        wanted["earlier"] = list(earlier.shape)
+        payload = np.ascontiguousarray(earlier, np.int16).tobytes()
+    found = ranks.load(_placement(opened, options, len(ranks)), wanted, payload)
+    ours = fingerprint({}, opened.checkpoint.spans)
+    for rank, message in enumerate(found):
+        if message["model_hash"] != ours:
+            raise CheckpointError(
+                f"rank {rank} ({ranks.states[rank].host}) has other files of {model} than this "
+                "machine: copy the same checkpoint to all"
+            )
+
+
+def _placement(opened: Opened, options: LoadOptions, ranks: int) -> Placement:
+    sizes = [switch.experts for switch in opened.switches]
+    if options.placement == "even":
+        return even(sizes, ranks)
+    return learned(sizes, ranks, Trace.load(options.placement).experts)

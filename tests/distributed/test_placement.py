@@ -1,0 +1,46 @@
+"""Every expert has one rank; the shares are even, in number or in use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outlier_jupyter.distributed import even, learned
+from outlier_jupyter.errors import OptionError
+
+SIZES = st.lists(st.integers(1, 20), min_size=1, max_size=6)
+
+
+@given(SIZES, st.integers(2, 8))
+def test_an_even_placement_gives_each_rank_as_many(sizes, ranks):
+    """The ranks' shares of a layer differ by one expert at most."""
+    for rank_of, size in zip(even(sizes, ranks), sizes, strict=True):
+        counts = np.bincount(rank_of, minlength=ranks)
+        assert counts.sum() == size and counts.max() - counts.min() <= 1
+
+
+@given(SIZES, st.integers(2, 8), st.randoms(use_true_random=False))
+def test_a_learned_placement_gives_no_rank_more_than_an_even_share(sizes, ranks, random):
+    """Rounded up, whatever the trace has used."""
+    steps = [[[random.randrange(size)] for size in sizes] for _ in range(30)]
+    for rank_of, size in zip(learned(sizes, ranks, np.array(steps)), sizes, strict=True):
+        counts = np.bincount(rank_of, minlength=ranks)
+        assert counts.sum() == size and counts.max() <= -(-size // ranks)
+
+
+def test_a_learned_placement_spreads_what_is_used_most():
+    """The four experts that a run has used are two on each of two ranks; evenly all were on one."""
+    experts = np.array([[[0, 2]], [[4, 6]]] * 10)
+    uses = np.bincount(experts.ravel(), minlength=8)
+    [evenly], [balanced] = even([8], 2), learned([8], 2, experts)
+    assert [uses[evenly == rank].sum() for rank in (0, 1)] == [40, 0]
+    assert [uses[balanced == rank].sum() for rank in (0, 1)] == [20, 20]
+
+
+def test_a_trace_of_another_model_is_refused():
+    """With more layers, or with experts that the model lacks."""
+    for experts in (np.zeros((4, 2, 1), int), np.full((4, 1, 1), 8)):
+        with pytest.raises(OptionError, match="a trace of this model"):
+            learned([8], 2, experts)
