@@ -1,7 +1,7 @@
 """Starts a rank's process, here or over ssh, and ends it.
 
-`mlx.launch` would do the same, but it keeps one core busy for each rank while it runs, joins the
-ranks' output into one stream, and waits for ever for a stopped process to end.
+`mlx.launch` would do the same, but it joins the ranks' output into one stream, and waits for ever
+for a stopped process to end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which rank owns which expert: evenly, or balanced by how often a recorded run used each."""
+"""Which rank owns which expert: evenly, or balanced by what a recorded run would read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def even(experts_per_layer: Sequence[int], ranks: int) -> Placement:
 
 
 def learned(experts_per_layer: Sequence[int], ranks: int, experts: npt.NDArray[Any]) -> Placement:
-    """Balanced: a layer's experts, the most used first, each to the rank with the least use so far.
+    """Balanced: a layer's experts, the costliest first, each to the rank with the least so far.
 
-    No rank gets more of a layer's experts than an even share, rounded up, so that caches of one
-    size suit all.
+    An expert costs a read when a token chooses it that the token before did not choose; balanced by
+    all choices, ranks differ by twice as much in what they read. No rank gets more of a layer's
+    experts than an even share, rounded up, so that caches of one size suit all.
 
     Args:
         experts: [steps, layers, k] of a run of the same model; -1 for none.
@@ -41,8 +42,7 @@ def learned(experts_per_layer: Sequence[int], ranks: int, experts: npt.NDArray[A
     total = np.zeros(ranks)
     found: Placement = []
     for layer, count in enumerate(experts_per_layer):
-        chosen = experts[:, layer]
-        uses = np.bincount(chosen[chosen >= 0], minlength=count)
+        uses = _entries(experts[:, layer], count)
         rank_of, room = np.empty(count, np.int64), np.full(ranks, -(-count // ranks))
         load = np.zeros(ranks)
         for expert in np.argsort(-uses, kind="stable").tolist():
@@ -53,4 +53,12 @@ def learned(experts_per_layer: Sequence[int], ranks: int, experts: npt.NDArray[A
             load[best] += uses[expert]
             total[best] += uses[expert]
         found.append(rank_of)
+    return found
+
+
+def _entries(chosen: npt.NDArray[Any], experts: int) -> npt.NDArray[np.int64]:
+    """How often each expert is chosen by a token and was not by the one before; [experts]."""
+    used = np.zeros((len(chosen) + 1, experts + 1), bool)  # the last column is -1's
+    used[np.arange(1, len(chosen) + 1)[:, None], chosen] = True
+    found: npt.NDArray[np.int64] = (used[1:] & ~used[:-1]).sum(axis=0)[:experts]
     return found

@@ -123,13 +123,13 @@ def test_ranks_that_disagree_or_do_not_get_on_end_the_run(model, monkeypatch):
 
 
 def test_a_rank_s_error_is_the_user_s_and_ends_no_rank(model, tmp_path, monkeypatch):
-    """A size that does not fit, and a file that was written to: the ranks go on."""
+    """A cache too small for an expert, and a file that was written to: the ranks go on."""
     folder = tmp_path / "model"
     subprocess.run(["cp", "-r", str(model), str(folder)], check=True)
     with outlier_jupyter.load(folder, hosts=2, cache_experts=3) as engine:
         expected = run(engine).tokens.tolist()
         with pytest.raises(OptionError, match="rank 0 "):
-            engine.resize(cache_gb=1e8)
+            engine.resize(cache_gb=1e-9)
         assert engine.resize(cache_experts=2).slots == 4
         assert run(engine).tokens.tolist() == expected
         shard = next(folder.glob("*.safetensors"))

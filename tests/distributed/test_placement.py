@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from outlier_jupyter.distributed import even, learned
 from outlier_jupyter.errors import OptionError
+from outlier_jupyter.residency.replay import simulate
+from tests.residency.routings import real
 
 SIZES = st.lists(st.integers(1, 20), min_size=1, max_size=6)
 
@@ -44,3 +48,22 @@ def test_a_trace_of_another_model_is_refused():
     for experts in (np.zeros((4, 2, 1), int), np.full((4, 1, 1), 8)):
         with pytest.raises(OptionError, match="a trace of this model"):
             learned([8], 2, experts)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("working_sets", [2, 4])
+def test_each_rank_reads_its_share_of_real_traces(ranks, working_sets):
+    """Within 10 % of what one process reads, divided by the ranks, with a cache divided as well.
+
+    The placement is learned from the trace that is replayed.
+    """
+    for routing in real().values():
+        _, layers, k = routing.experts.shape
+        slots = working_sets * layers * k
+        whole = int(simulate(routing, "default", slots).reads.sum())
+        own = np.stack(learned(routing.experts_per_layer, ranks, routing.experts))
+        rank_of = own[np.arange(layers)[:, None], routing.experts]
+        for rank in range(ranks):
+            mine = replace(routing, experts=np.where(rank_of == rank, routing.experts, -1))
+            reads = int(simulate(mine, "default", slots // ranks).reads.sum())
+            assert abs(reads * ranks / whole - 1) < 0.1
