@@ -115,6 +115,8 @@ def _alone(engine: Engine, group: Sequence[Waiting]) -> str:
         return "with measure_loss the unchanged model reads each token, too"
     if options[0].kv_bits is not None:
         return "mlx-lm has no quantised KV cache of several prompts"
+    if engine.options.spread:
+        return "its experts are spread over ranks, which were not tried with several prompts"
     kv = make_prompt_cache(engine.model, options[0].max_kv_size)
     name = unmergeable(str(engine.config.get("model_type")), kv)
     return f"mlx-lm cannot merge this model's KV caches ({name})" if name else ""
