@@ -25,8 +25,7 @@ from ..errors import OptionError
 from ..formatting import size_words
 from ..options import LoadOptions, make
 from ..paging import Installed, check_device, install, resize
-from ..paging.install import MoeSwitch
-from ..paging.lookahead import module_at
+from ..paging.install import MoeSwitch, module_at
 from ..paging.ownership import Share
 from ..paging.preload import parse_pins, pin, warm
 from ..paging.switch_inputs import SwitchInputs, TokenInputs

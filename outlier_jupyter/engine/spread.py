@@ -27,8 +27,6 @@ def start_ranks(options: LoadOptions, undo: ExitStack) -> Ranks | None:
     """
     if not options.spread:
         return None
-    if options.lookahead == "on":
-        raise OptionError("lookahead=on cannot be used with hosts: leave one of them out")
     ranks = Ranks(hosts_of(options.hosts, options.hostfile))
     undo.callback(ranks.close)
     return ranks
@@ -59,7 +57,7 @@ def load_ranks(
     if not opened.switches:
         raise OptionError("this model is dense: it has no experts to spread, so leave hosts out")
     values = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in HERE}
-    values |= {"lookahead": "off", "quiet": True}
+    values["quiet"] = True
     values["kernels"] = "auto" if compiled else "mlx"
     wanted, payload = {"model": model, "options": values}, b""
     if earlier is not None:
