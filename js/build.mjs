@@ -31,7 +31,7 @@ const MAX_BYTES = 120_000;
 /** Members of our classes that others use, and no message has: their names are shortened, too. */
 const SHORTENED = [
   ...["firstToken", "residentCount", "layerTotals", "maxCount", "chosenCount", "promptTokens"],
-  ...["hoverStep", "hoverCell", "stepHovered", "highlighted", "pinnedCell", "expertLast"],
+  ...["hoverStep", "hoverCell", "stepHovered", "pinnedCell", "expertLast"],
   ...["setSubtitle", "setReadout", "expertsThen", "tableOpen", "drawTable", "decodeLookups"],
   ...["textStart", "textEpoch", "tokensPerSecond", "columnProblem", "markTogether"],
 ];
