@@ -1,9 +1,10 @@
 """Audit what the package may do and what it is made of: `make check` runs it, without a network.
 
-Nothing in the package unpickles, evaluates text, starts another program or listens, and one module
-reaches the network. Every dependency has a lowest and a highest version, and what is installed is
-within them; the browser's libraries are pinned with checksums. Everything that is shipped or
-required at run time has a licence of the list below.
+Nothing in the package unpickles, evaluates text or listens, one module reaches the network, and one
+room starts other programs and speaks with them: the ranks of `load(…, hosts=…)`. Every dependency
+has a lowest and a highest version, and what is installed is within them; the browser's libraries
+are pinned with checksums. Everything that is shipped or required at run time has a licence of the
+list below.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "outlier_jupyter"
 
 MODULES = {
-    "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "torch", "subprocess",
-    "multiprocessing", "pty", "code", "runpy", "socket", "socketserver", "ssl", "http", "ftplib",
-    "smtplib", "xmlrpc", "telnetlib", "requests", "urllib3", "aiohttp", "tornado", "zmq",
+    "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "torch", "multiprocessing",
+    "pty", "code", "runpy", "socketserver", "ssl", "http", "ftplib", "smtplib", "xmlrpc", "telnetlib", "requests", "urllib3", "aiohttp", "tornado", "zmq",
 }  # fmt: skip
 """Modules that the package does not import: they run code or programs, or open connections."""
-NETWORK = {"httpx": "system/hub.py", "huggingface_hub": "system/hub.py"}
-"""Libraries that reach the network, each with the module that may import it."""
+ONLY_IN = {
+    "httpx": {"system/hub.py"},
+    "huggingface_hub": {"system/hub.py"},
+    "socket": {"distributed/hosts.py", "distributed/launch.py", "distributed/messages.py"},
+    "subprocess": {"distributed/launch.py"},
+}
+"""Modules that reach the network or start programs, each with the only files that import it."""
 FUNCTIONS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 """Built-in functions that run text."""
 METHODS = {
@@ -43,7 +48,7 @@ METHODS = {
 ARGUMENTS = {"shell": True, "allow_pickle": True, "trust_remote_code": True, "weights_only": False}
 """Arguments that no call of the package has as a constant."""
 SUSPICIOUS = re.compile(
-    rf"(?<![.\w])({'|'.join(map(re.escape, MODULES | {*NETWORK, 'urllib'} | FUNCTIONS))})\b"
+    rf"(?<![.\w])({'|'.join(map(re.escape, MODULES | {*ONLY_IN, 'urllib'} | FUNCTIONS))})\b"
     rf"|\b({'|'.join(map(re.escape, METHODS | {*ARGUMENTS}))})\b"
 )
 """What a file has in it that is parsed; most have nothing of it."""
@@ -71,7 +76,7 @@ def code(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             imported = [str(node.module)]
         for module in (each.split(".")[0] for each in imported):
-            if module in MODULES or NETWORK.get(module, name) != name:
+            if module in MODULES or name not in ONLY_IN.get(module, {name}):
                 yield f"{name}:{node.lineno} imports {module}"
         if any(module.startswith("urllib.request") for module in imported):
             yield f"{name}:{node.lineno} imports urllib.request"
