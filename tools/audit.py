@@ -25,8 +25,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "outlier_jupyter"
 
 MODULES = {
-    "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "torch", "multiprocessing",
-    "pty", "code", "runpy", "socketserver", "ssl", "http", "ftplib", "smtplib", "xmlrpc", "telnetlib", "requests", "urllib3", "aiohttp", "tornado", "zmq",
+    "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "torch", "pty", "code",
+    "multiprocessing", "runpy", "socketserver", "ssl", "http", "ftplib", "smtplib", "xmlrpc",
+    "telnetlib", "requests", "urllib3", "aiohttp", "tornado", "zmq",
 }  # fmt: skip
 """Modules that the package does not import: they run code or programs, or open connections."""
 ONLY_IN = {
