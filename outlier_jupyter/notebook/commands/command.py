@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 from ...engine.engine import Engine
@@ -94,7 +93,6 @@ class Command:
     terminal: bool = False
     group: str = "more"
 
-    @cache  # noqa: B019 - commands are few, and never end
     def parser(self, prog: str = "") -> argparse.ArgumentParser:
         """The parser of its line."""
         about = self.description or f"{self.help[:1].upper()}{self.help[1:]}."
