@@ -168,7 +168,7 @@ def test_a_run_is_a_view_where_a_page_shows_it(
     assert WIDGET in widget and "oj-static" in saved["text/html"]
     with pytest.raises(NotImplementedError):
         run.brief_once()._ipython_display_()
-    assert set(run._repr_mimebundle_()) == {"text/plain"}
+    assert set(run._repr_mimebundle_()) == {"text/plain", "text/html"}
     monkeypatch.setattr("outlier_jupyter.notebook.live.show.attended", lambda: False)
     with pytest.raises(NotImplementedError):
         run._ipython_display_()
