@@ -161,7 +161,7 @@ def test_a_report_is_one_page_that_fetches_nothing(ip, tmp_path, capsys):
     page = run.report(tmp_path / "by call.html").read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert not re.search(r"(src|href)=.?(https?:)?//", page.split("</main>")[0])
-    for said in ("Where the time went", "The slowest tokens", "Belady", "waiting for reads",
+    for said in ("Where the time went", "The slowest tokens", "waiting for reads",
                  "Settings and origin", "cache experts", run.trace.info.model_hash,
                  "computed completely by", "Routing frequency"):  # fmt: skip
         assert said in page, said
