@@ -3,8 +3,7 @@
 What belongs to a row (choices, weights) goes to the row's run. An expert that is read is read once
 for all: its miss, its read and what it evicted count for one of the runs that chose it, and for the
 others it is a hit. Which one changes from call to call and layer to layer, so that runs alike are
-charged alike. Times are
-those of the whole call, in each run: every one of them waited for it.
+charged alike. Times are those of the whole call, in each run: every one of them waited for it.
 """
 
 from __future__ import annotations

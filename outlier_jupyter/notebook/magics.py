@@ -29,7 +29,7 @@ from ..system.interactive import attended
 from .commands import COMMANDS, help_text
 from .commands.line import expand_flags, fill, lists_of, parse, split_prompt
 from .commands.parsing import HelpRequested, near
-from .commands.run import cell_parser
+from .commands.run import cell_parser, check_variants
 from .commands.status import as_json
 from .completion import matcher
 from .engine_handle import forget_frames
@@ -155,12 +155,13 @@ class OutlierMagics(Magics):
         With `save_context` it is only read, and the context is returned; with `vary` or `each` the
         result is its variants.
         """
+        check_variants(args)
         output, quiet, json = (args.pop(name, None) for name in ("output", "quiet", "json"))
         times = args.pop("repeat", 1)
         no_widget, pace = args.pop("no_widget", None), args.pop("pace", None)
         show = self._show_function(quiet or json, no_widget, pace)
         prompt = text.strip("\n")
-        if args.pop("fill", None) and not {"vary", "each"} & args.keys():
+        if args.pop("fill", None):
             prompt = fill(prompt, self.shell.user_ns)
         engine = self.loaded()
         if engine.run_lock.must_wait:
@@ -173,8 +174,8 @@ class OutlierMagics(Magics):
         vary, each = (options.pop(name, None) for name in ("vary", "each"))
         if vary or each:
             crossed, beside = (lists_of(words or (), self.variables) for words in (vary, each))
-            plain = bool(quiet or json or no_widget) or not hasattr(self.shell, "kernel")
-            found = show_variants(engine, text.strip("\n"), crossed, beside, options, plain)
+            plain = bool(quiet or no_widget) or not hasattr(self.shell, "kernel")
+            found = show_variants(engine, prompt, crossed, beside, options, plain)
             self.store(output, found)
             return None if quiet else found
         runs: list[Run] = []

@@ -52,9 +52,11 @@ def test_a_cell_s_fields_are_filled_with_several_values(loaded):
     assert found.prompts[2] == "Say two words about it"
     found = loaded.run_cell_magic("outlier", '--each n=["a","b"] --wanted ab --max-tokens 3', "{n}")
     assert found.prompts == ("a", "b") and found.frame.logprob.notna().all()
-    for wrong in ("--vary n", "--vary n=missing", "--vary other=[1]"):
+    wrong = ["--vary n", "--vary n=missing", "--vary other=[1]", "--wanted ab"]
+    wrong += [f"--vary n=[1] {flag}" for flag in ("--repeat 2", "--json", "--pace 8", "--fill")]
+    for line in wrong:
         with pytest.raises(OptionError):
-            loaded.run_cell_magic("outlier", wrong, "Say {n}")
+            loaded.run_cell_magic("outlier", line, "Say {n}")
 
 
 def test_the_result_is_one_line_at_first_and_whole_on_display(loaded):

@@ -3,8 +3,8 @@ with MLX's), a repack, a sweep, a save, a resize and a close; in half of the tri
 to 30 ms later. Prefill and decode are ended by `stop()` and by a cancelled `agenerate`, too. After
 each try the engine's next call gives the tokens of a fresh engine, its slot tables are in order, no
 read is in flight, the signal's handler is the one from before, and no thread or open file is left.
-A file is the old one, the new one, or not there, and its folder has no other. The engine has no
-batches, so none was interrupted.
+A file is the old one, the new one, or not there, and its folder has no other. Several
+prompts at once are interrupted in a test alone.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ the tries of one kind in a subject's last long run, and how often what must hold
 what the run really took.
 """
 
+OTHERS = "Tried in tests alone, and not counted. Found and mended:"
+
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     """A Markdown table."""
@@ -75,6 +77,10 @@ def render(log: Path = LOG, finds: Path = FINDS) -> str:
             [row for row in rows if row["subject"] == subject.name],
             [row for row in found if row["subject"] == subject.name],
         )
+    names = {subject.name for subject in subjects()}
+    if others := [row for row in found if row["subject"] not in names]:
+        lines += ["## Disks, models, memory", "", OTHERS, ""]
+        lines += table(("found", "test"), [(row["found"], f"`{row['test']}`") for row in others])
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from ...errors import OptionError
 from ...options import GenerateOptions
 from .command import Command, Session
 from .parsing import add_fields, add_json, add_output, add_pace
@@ -57,6 +59,17 @@ def _times(text: str) -> int:
     if times < 1:
         raise argparse.ArgumentTypeError(f"{times} is too small: give 1 or more")
     return times
+
+
+def check_variants(args: Mapping[str, Any]) -> None:
+    """Raises OptionError: flags that do not go with variants, or one that is nothing without."""
+    if {"vary", "each"} & args.keys():
+        others = [n for n in ("repeat", "json", "pace", "fill", "save_context") if n in args]
+        if others:
+            flag = others[0].replace("_", "-")
+            raise OptionError(f"--{flag} does not go with --vary and --each: leave it out")
+    elif "wanted" in args:
+        raise OptionError("--wanted needs variants: give --vary NAME=[…] or --each NAME=[…], too")
 
 
 def _run(session: Session, args: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from IPython.display import HTML, display
 
 from ...display import INERT
-from ...formatting import percent, three
+from ...formatting import count, percent, three
 from ...runs.run import Step
 
 EVERY_S = 0.25
@@ -83,5 +83,5 @@ class Grid:
         text = self._texts[number][-TAIL:]
         return (
             f"<div><b>{escape(self._names[number])}</b>{escape(text)}<br>"
-            f"<small>{tokens:,} tokens · {escape(state)} · hit rate {percent(rate)}</small></div>"
+            f"<small>{count(tokens, 'token')} · {escape(state)} · hit rate {percent(rate)}</small></div>"
         )

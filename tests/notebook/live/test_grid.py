@@ -18,5 +18,5 @@ def test_each_cell_has_its_text_speed_and_hit_rate(monkeypatch):
     html = grid.html()
     assert "&lt;a&gt;" in html and "&lt;x&gt;" * 3 in html
     assert "3 tokens · 2 tokens/s · hit rate 75 %" in html
-    assert "1 tokens · stop · hit rate 0 %" in html and "waits" in html
+    assert "1 token · stop · hit rate 0 %" in html and "waits" in html
     assert len(drawn) == 4  # the fake draw does not note its time
