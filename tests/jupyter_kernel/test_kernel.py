@@ -29,7 +29,8 @@ def test_a_run_streams_frames_and_leaves_a_static_view(loaded):
     assert {"text/html", "image/png", "text/markdown", "text/plain"} <= final["data"].keys()
     assert not any("widget" in mime for mime in final["data"])
     (result,) = kinds(sent, "execute_result")
-    assert set(result["data"]) == {"text/plain"} and "40 tokens" in result["data"]["text/plain"]
+    assert set(result["data"]) == {"text/plain", "text/html"}
+    assert "40 tokens" in result["data"]["text/plain"]
 
 
 def test_an_interrupt_stops_the_cell_keeps_the_run_and_frees_the_kernel(loaded):
