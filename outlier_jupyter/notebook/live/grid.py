@@ -81,7 +81,8 @@ class Grid:
         rate = hits / (hits + misses) if hits + misses else float("nan")
         state = self._ends[number] or ("waits" if not tokens else f"{three(speed)} tokens/s")
         text = self._texts[number][-TAIL:]
+        numbers = f"{count(tokens, 'token')} · {escape(state)} · hit rate {percent(rate)}"
         return (
             f"<div><b>{escape(self._names[number])}</b>{escape(text)}<br>"
-            f"<small>{count(tokens, 'token')} · {escape(state)} · hit rate {percent(rate)}</small></div>"
+            f"<small>{numbers}</small></div>"
         )
