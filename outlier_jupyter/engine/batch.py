@@ -21,7 +21,7 @@ from ..options import GenerateOptions
 from ..paging import BatchCall, Stopped
 from ..runs.run import Run, Step
 from ..trace.recorder import Recorder
-from .batch_kv import PADDING_COUNTS, BatchKV
+from .batch_kv import PADDING_COUNTS, Laid, Several, kv_of
 from .decode import UNCOMPUTABLE
 from .memory import give_back
 from .open_run import OpenRun, check_files
@@ -106,8 +106,7 @@ class Batch:
         self.lanes: list[Lane] = []
         self.ended: dict[int, tuple[Run | None, Exception | None]] = {}
         self._engine, self._at_once = engine, at_once
-        self._kv = BatchKV([[]])
-        self._kv.keep([])
+        self._kv: Several | None = None
         self._events: list[Event] = []
         self._calls = 0
         engine._bus.begin_alone(self._events.append, *Recorder.KINDS)
@@ -130,7 +129,7 @@ class Batch:
         if not lanes:
             return
         self.lanes += lanes  # an interrupt ends them, too
-        kv = BatchKV([lane.run.kv for lane in lanes])
+        kv = kv_of(self._engine.model, [lane.run.kv for lane in lanes])
         try:
             tokens = self._read(lanes, kv)
         except OutlierError as error:
@@ -142,19 +141,20 @@ class Batch:
             for lane in lanes:
                 yield from self.join([lane.waiting])
             return
-        self._kv = self._kv.join(kv)
+        self._kv = self._kv.join(kv) if self._kv is not None and self._kv.count else kv
         yield from self._take(lanes, tokens)
 
     def step(self) -> Iterator[Taken]:
         """Decode one token of each prompt."""
-        lanes, sizes = list(self.lanes), self._kv.sizes()
+        assert self._kv is not None, "prompts have joined"
+        lanes, rewind = list(self.lanes), self._kv.start()
         pieces = [[lane.run.decoding.generated[-1]] for lane in lanes]
         try:
             tokens = self._call(DECODE, lanes, pieces, self._kv, None)
         except OutlierError as error:
             self._after_failure()
-            if len(lanes) > 1 and sizes is not None:
-                self._kv.rewind(sizes)
+            if len(lanes) > 1 and rewind is not None:
+                rewind()
                 tokens = self._step_alone(lanes, pieces)
             else:
                 for lane in lanes:
@@ -169,7 +169,9 @@ class Batch:
 
     def _step_alone(self, lanes: Sequence[Lane], pieces: Sequence[list[int]]) -> list[int]:
         """`step`, one prompt after the other; those that fail have an `error`."""
-        found, each = [], [BatchKV([kv]) for kv in self._kv.split()]
+        assert self._kv is not None, "prompts have joined"
+        model = self._engine.model
+        found, each = [], [kv_of(model, [kv]) for kv in self._kv.split()]
         for lane, piece, kv in zip(lanes, pieces, each, strict=True):
             try:
                 found += self._call(DECODE, [lane], [piece], kv, None)
@@ -177,10 +179,10 @@ class Batch:
                 self._after_failure()
                 lane.error = error
                 found.append(-1)
-        self._kv = BatchKV([kv.layers for kv in each])
+        self._kv = kv_of(model, [kv.layers for kv in each])
         return found
 
-    def _read(self, lanes: Sequence[Lane], kv: BatchKV) -> list[int]:
+    def _read(self, lanes: Sequence[Lane], kv: Several) -> list[int]:
         """Read whole prompts in chunks, the last token of each at the end; their first tokens."""
         rests = [lane.run.rest for lane in lanes]
         lengths = [len(rest) - 1 for rest in rests]
@@ -201,20 +203,20 @@ class Batch:
         return self._call(PREFILL, lanes, [rest[-1:] for rest in rests], kv, None)
 
     def _call(
-        self, phase: int, lanes: Sequence[Lane], pieces: Sequence[list[int]], kv: BatchKV,
+        self, phase: int, lanes: Sequence[Lane], pieces: Sequence[list[int]], kv: Several,
         after: Sequence[list[int]] | None,
     ) -> list[int]:  # fmt: skip
         """One forward pass over a piece of each prompt; the ids sampled after them.
 
         Args:
-            pieces: tokens of each; the shorter ones are padded, and an empty one has no call.
+            pieces: tokens of each; an empty one has no call.
             after: as of `Decoding.choose`, of each.
         """
         engine = self._engine
         if engine._stop.is_set():
             raise Stopped
         begin = engine._clock()
-        width = max(map(len, pieces))
+        laid = kv.lay(pieces)
         part = [row for row, piece in enumerate(pieces) if piece]
         for row in part:
             tokens = np.array(pieces[row], np.int32)
@@ -222,23 +224,22 @@ class Batch:
         engine._relief.act()
         engine._kv_caches.running = kv.layers
         self._events.clear()
-        self._announce(phase, pieces, width)
+        self._announce(phase, pieces, laid)
         reported = engine._clock()
         engine._installed.tap.begin()
-        logits = self._forward([piece + [0] * (width - len(piece)) for piece in pieces], kv)
+        logits = self._forward(laid, len(part), kv)
         forward = engine._clock()
         scored = after is None or any(lanes[row].run.options.score_prompt for row in part)
         kv.evaluate(logits if scored else None)
         produced = [-1] * len(lanes)
         for row in part:
-            mine = logits[row : row + 1, : len(pieces[row])]
+            mine = logits[:, laid.spans[row]]
             produced[row] = lanes[row].choose(
                 pieces[row], mine, None if after is None else after[row]
             )
         end = engine._clock()
         self._events += engine._installed.tap.drain()
-        spans = [slice(row * width, row * width + len(pieces[row])) for row in part]
-        events = divided(self._events, spans, self._calls)
+        events = divided(self._events, [laid.spans[row] for row in part], self._calls)
         self._calls += 1
         for row, mine_events in zip(part, events, strict=True):
             if lanes[row].error is None:
@@ -248,26 +249,28 @@ class Batch:
             check_files(engine)
         return produced
 
-    def _announce(self, phase: int, pieces: Sequence[list[int]], width: int) -> None:
+    def _announce(self, phase: int, pieces: Sequence[list[int]], laid: Laid) -> None:
         """Describe the call's rows to the pagers."""
         batch: BatchCall | None = None
         if len(pieces) > 1:
-            lengths = np.array([len(piece) for piece in pieces])
-            padding = (np.arange(width) >= lengths[:, None]).ravel()
-            decoding = phase == DECODE or width == 1
+            padding = np.ones(sum(map(len, laid.tokens)), bool)
+            for span in laid.spans:
+                padding[span] = False
+            decoding = phase == DECODE or max(map(len, pieces)) == 1
             batch = BatchCall(decoding, padding if padding.any() else None)
         for pager in self._engine._installed.pagers:
             pager.batch = batch
 
-    def _forward(self, tokens: list[list[int]], kv: BatchKV) -> mx.array:
+    def _forward(self, laid: Laid, prompts: int, kv: Several) -> mx.array:
+        """Logits [1, rows, vocabulary]."""
         try:
-            logits: mx.array = self._engine.model(mx.array(tokens), cache=kv.layers)
+            logits: mx.array = self._engine.model(mx.array(laid.tokens), cache=kv.layers)
         except UNCOMPUTABLE as error:
             raise UnsupportedModel(
-                f"mlx-lm cannot compute this model for {len(tokens)} prompts at once "
+                f"mlx-lm cannot compute this model for {prompts} prompts at once "
                 f"({brief(error)}): give at_once=1"
             ) from error
-        return logits
+        return logits.reshape(1, -1, logits.shape[-1])
 
     def _take(self, lanes: Sequence[Lane], tokens: Sequence[int]) -> Iterator[Taken]:
         """Yield the steps of these tokens; prompts that end or failed leave."""
@@ -291,15 +294,17 @@ class Batch:
         """Keep a prompt's run, and its KV cache for others if it is whole."""
         self.ended[lane.waiting.number] = lane.run.finish(reason), error
         row = self.lanes.index(lane)
-        if lane.run.options.reuse_kv and lane.run.decoding.finish_reason and row < self._kv.count:
-            lane.run.keep_kv(self._kv.extract(row), whole=True)
+        kv, options = self._kv, lane.run.options
+        if options.reuse_kv and lane.run.decoding.finish_reason and kv and row < kv.count:
+            lane.run.keep_kv(kv.extract(row), whole=True)
         if leave:
             self._leave()
 
     def _leave(self) -> None:
         """Drop the prompts that ended."""
         stay = [row for row, lane in enumerate(self.lanes) if lane.waiting.number not in self.ended]
-        self._kv.keep([row for row in stay if row < self._kv.count])
+        if self._kv is not None:
+            self._kv.keep([row for row in stay if row < self._kv.count])
         self.lanes = [self.lanes[row] for row in stay]
 
     def _after_failure(self) -> None:

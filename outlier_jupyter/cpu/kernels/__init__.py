@@ -24,7 +24,7 @@ from .precompile import (
     for_matrix,
     precompile,
 )
-from .prefill_matmul import MANY_ROWS, experts_many, multiply_many
+from .prefill_matmul import MANY_ROWS, experts_many, links_of_rows, multiply_many
 from .rope import HeadRotation
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "for_layers",
     "for_matrix",
     "layer_norm_link",
+    "links_of_rows",
     "multiply_many",
     "mxfp4",
     "norm_link",

@@ -99,7 +99,8 @@ def chain_runner() -> Any:
 def links_of(prepared: Prepared, x: Array, out: Array) -> list[Link]:
     """A prepared kernel as links from `x` to `out`; it has no other use, and they must not move."""
     arguments, (x_at, out_at) = prepared.arguments, prepared.places
-    arguments[x_at], arguments[out_at] = address(x), address(out)
+    # Rows of `out` may be further apart than they are long.
+    arguments[x_at], arguments[out_at] = address(x), out.ctypes.data
     memory = (*prepared.memory, x, out)
     return [Link(code, arguments, tasks, memory) for code, tasks in prepared.stages if tasks]
 

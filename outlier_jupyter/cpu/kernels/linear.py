@@ -141,19 +141,20 @@ class Stack:
         out = np.empty((rows, self.height), np.float32)
         if rows == 1:
             if self._one is None:
-                self._one = self._prepared(1)
+                self._one = self.prepared(1)
             prepared = self._one
         else:
-            prepared = self._prepared(rows)
+            prepared = self.prepared(rows)
         with RUNNING:
             prepared.run(x, out)
         return out
 
     def links(self, x: F32s, out: F32s) -> list[Link]:
         """The same for one row, as links of a chain: x [width] → out [height of all matrices]."""
-        return links_of(self._prepared(1), x, out)
+        return links_of(self.prepared(1), x, out)
 
-    def _prepared(self, rows: int) -> Prepared:
+    def prepared(self, rows: int, stride: int | None = None) -> Prepared:
+        """The kernel for so many rows; `stride` numbers from one row of results to the next."""
         count = rows * (self.width + self.width // UNIT)
         # Arranged activations and their sums in one array. A prompt's are not kept.
         scratch = work_memory(count) if rows == 1 else np.empty(count, np.float32)
@@ -163,7 +164,7 @@ class Stack:
         arguments = self._arguments.copy()
         arguments[:CALL] = (
             self.width, 0, start, start + 4 * rows * self.width, address(few), rows, 0,
-            self.height, address(dealt),
+            stride or self.height, address(dealt),
         )  # fmt: skip
         return Prepared(
             arguments, (X, OUT), self.nbytes * rows,

@@ -17,6 +17,7 @@ from .arguments import as_float_at, float_at, int_at, put_float
 from .compiled import Array, Stage, address, run, task, threads
 from .experts import BIAS, COUNT, PAIR, ROW_BYTES, SCALE_BYTES, SLOT, Bank, Experts, Slots, bank_row
 from .formats import Format, parse
+from .kernel_chain import Link, link, links_of
 from .linear import F32s, Matrix, Stack
 from .rows import LANES, unpack
 from .tile_codes import tile_of
@@ -162,17 +163,42 @@ def multiply_runs(
             found = _plain_product(x.x[mine[part]], bank, slot)
             out[places[part], column : column + bank.height] = found
         return
+    tiles = _tiles(bank, runs, x.addresses(bank.form)[mine], _addresses(out, column)[places])
+    work = len(runs) * bank.height * bank.form.row_bytes(bank.width)
+    run(tiles.arguments, work, Stage(tiles.code, tiles.tasks))
+
+
+def _tiles(bank: Matrix | Bank, runs: Ints, xs: Ints, outs: Ints) -> Link:
+    """Multiply the quantised rows at the addresses `xs`, by runs, and write to those of `outs`."""
     kind = bank.bias_kind if isinstance(bank, Bank) else "none" if bank.bias is None else "f32"
-    xs, outs = x.addresses(bank.form)[mine], _addresses(out, column)[places]
     tasks = -(-bank.height // (TILES_OF_TASK * tile_of(bank.form, LANES).columns))
-    rows = bank.form.row_bytes(bank.width), bank.form.scale_bytes(bank.width)
-    arguments = np.array(
-        [address(runs), address(xs), address(outs), bank.width, bank.height, tasks,
-         *bank.entry()[:4], *rows],
-        np.int64,
+    return link(
+        tile_task(bank.form.name, kind), len(runs) * tasks, runs, xs, outs, bank.width,
+        bank.height, tasks, *bank.entry()[:4], bank.form.row_bytes(bank.width),
+        bank.form.scale_bytes(bank.width),
     )  # fmt: skip
-    work = len(runs) * bank.height * rows[0]
-    run(arguments, work, Stage(tile_task(bank.form.name, kind), len(runs) * tasks))
+
+
+def links_of_rows(stack: Stack, x: F32s, out: F32s) -> list[Link]:
+    """x [rows, width] → out [rows, height of all matrices], whose rows may be further apart."""
+    form, rows = stack.matrices[0].form, len(x)
+    if rows < MANY_ROWS or form.kind == "plain":
+        return links_of(stack.prepared(rows, out.strides[0] // out.itemsize), x, out)
+    found = np.empty((rows, row_nbytes(form, stack.width)), np.uint8)
+    code = quantise_task(form.name)
+    links = [link(code, rows, x, 4 * stack.width, stack.width, found, found.shape[1])]
+    runs, column = np.array([[0, 0, rows]], np.int64), 0
+    for matrix in stack.matrices:
+        made = _tiles(matrix, runs, _addresses(found), _addresses(out, column))
+        links.append(made._replace(memory=(*made.memory, out, *made_of(matrix))))
+        column += matrix.height
+    return links
+
+
+def made_of(matrix: Matrix) -> list[Array]:
+    """A matrix's arrays."""
+    each = (matrix.weight, matrix.scales, matrix.biases, matrix.bias)
+    return [array for array in each if array is not None]
 
 
 def _plain_product(x: F32s, bank: Matrix | Bank, slot: int) -> F32s:

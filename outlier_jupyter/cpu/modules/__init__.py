@@ -7,7 +7,8 @@ model is swapped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -28,6 +29,22 @@ def native(model: nn.Module) -> Native:
     return Native(model)
 
 
+def several_caches(model: nn.Module, caches: Sequence[Sequence[Any]]) -> list[Any] | None:
+    """The caches of prompts that share calls, each its own, as native layers take them.
+
+    Args:
+        caches: of each prompt, one per layer.
+
+    Returns:
+        `SeveralCaches`, one per layer; None if the model is not native, or not all of it.
+    """
+    for _, module in model.named_modules():
+        if hasattr(type(module), "several_caches"):
+            found: list[Any] | None = module.several_caches(caches)
+            return found
+    return None
+
+
 def processor_words() -> str:
     """The processor and the vector instructions in use, such as `znver4, AVX-512, AVX2, F16C`."""
     from ..kernels.processor import VECTORS, cpu_name
@@ -35,4 +52,4 @@ def processor_words() -> str:
     return f"{cpu_name()}, {VECTORS}"
 
 
-__all__ = ["native", "processor_words", "wanted"]
+__all__ = ["native", "processor_words", "several_caches", "wanted"]

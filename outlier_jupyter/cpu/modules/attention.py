@@ -28,7 +28,7 @@ from ..kernels import (
 )
 from .arrays import F32s, Ids, as_rows
 from .classes import native_class
-from .kv_append import KVAppender, takes_floats, window_of
+from .kv_append import ALL, KVAppender, SeveralCaches, takes_floats, window_of
 from .parts import Matrices, Projection
 from .rotation import rotation_of
 from .stored_type import stored_type
@@ -89,9 +89,26 @@ class AttentionPlan:
         """x [rows, width] → [rows, width]; each row sees `window` rows up to its own."""
         return self._mixed(x, cache, window)
 
+    def several(self, x: F32s, caches: SeveralCaches) -> F32s:
+        """x [rows, width] → [rows, width]: each prompt's rows, over its own cache."""
+        found = self._normed(self.project(x))
+        mixed = np.empty((len(x), self.heads * self.wide), np.float32)
+        for rows, cache, appender in caches.parts(self.appender):
+            window = None if rows.stop - rows.start == 1 else ALL
+            mixed[rows] = self._attended(found[rows], cache, appender, window)
+        return self.output(self._opened(mixed, found))
+
     def _mixed(self, x: F32s, cache: Any, window: int | None) -> F32s:
         """Several rows, or one with a cache that it is written into where that is safe."""
-        found, rows = self._normed(self.project(x)), len(x)
+        found = self._normed(self.project(x))
+        mixed = self._attended(found, cache, self.appender, window)
+        return self.output(self._opened(mixed, found))
+
+    def _attended(
+        self, found: F32s, cache: Any, appender: KVAppender, window: int | None
+    ) -> F32s:  # fmt: skip
+        """Projections [rows, height], which are rotated in place → [rows, heads × value width]."""
+        rows = len(found)
         self.rotate(found, cache.offset)
         queries = found[:, : self.split].reshape(rows, self.heads, self.width)
         ends = self.split, self.rotated, self.rotated + self.kv_heads * self.wide
@@ -100,33 +117,23 @@ class AttentionPlan:
             for a, b in pairwise(ends)
         )
         if window is None:
-            keys, values, tokens = self.appender.add(cache, key[:, 0], value[:, 0])
+            keys, values, tokens = appender.add(cache, key[:, 0], value[:, 0])
             mixed = attend(queries, keys, values, self.scale, self.sinks, tokens)
         else:
-            keys, values = self.appender.extend(cache, key, value)
+            keys, values = appender.extend(cache, key, value)
             mixed = attend(queries, keys, values, self.scale, self.sinks, window=window)
-        return self.output(self._opened(mixed.reshape(rows, -1), found))
+        return mixed.reshape(rows, -1)
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> list[Link]:
         """`decode` as links of a chain: x [width] → out [width]; `begin` sets the position."""
-        found = memory.floats("found", self.project.height)
-        mixed = memory.floats("mixed", self.heads * self.wide)
-        norms = []
-        if self.norms and not self.each:
-            parts = found[: self.split], found[self.split : self.rotated]
-            for part, weight in zip(parts, self.norms, strict=True):
-                norms.append(norm_link(part, weight, self.epsilon, part))
-        self._rotated = self.rotate.link(found[: self.rotated])
-        kind = self.appender.kind
-        self._append = AppendKV(found[self.split :], self.kv_heads, self.width, self.wide, kind)
-        self._attend = Attend(
-            found, mixed, self.heads, self.kv_heads, self.width, kind, self.scale, self.sinks
-        )
-        gate = [sigmoid_link(found[-mixed.size :], mixed, mixed)] if self.gated else []
-        return [
-            *self.project.links(x, found), *norms, self._rotated, self._append.link,
-            self._attend.link, *gate, *self.output.links(mixed, out),
-        ]  # fmt: skip
+        links, self._token = self._links(x[None], out[None], memory)
+        return links
+
+    def links_of_rows(
+        self, x: F32s, out: F32s, memory: Workspace
+    ) -> tuple[list[Link], list[TokenAttention]]:
+        """The same for a token of each of several prompts; each has a `begin` of its own."""
+        return self._links(x, out, memory)
 
     def takes(self, cache: Any) -> bool:
         """As `Mixer.takes`."""
@@ -138,11 +145,22 @@ class AttentionPlan:
 
     def begin(self, chain: Chain, first: int, cache: Any) -> None:
         """As `Mixer.begin`."""
-        place = self.appender.reserve(cache)
-        assert place is not None, "only caches that are ready"
-        self.rotate.at(place.position, self._rotated)
-        self._append.append_to(place.keys, place.values, place.at)
-        self._attend.over(place.keys, place.values, place.tokens)
+        self._token[0].begin(self.appender, cache)
+
+    def _links(
+        self, x: F32s, out: F32s, memory: Workspace
+    ) -> tuple[list[Link], list[TokenAttention]]:
+        """Of tokens that each have a cache of their own: x [rows, width] → out [rows, width]."""
+        rows = len(x)
+        found = memory.floats("found", rows * self.project.height).reshape(rows, -1)
+        mixed = memory.floats("mixed", rows * self.heads * self.wide).reshape(rows, -1)
+        tokens = [TokenAttention(self, *each) for each in zip(found, mixed, strict=True)]
+        one = rows == 1
+        links = self.project.links(x[0], found[0]) if one else self.project.links(x, found)
+        for token in tokens:
+            links += token.links
+        links += self.output.links(mixed[0], out[0]) if one else self.output.links(mixed, out)
+        return links, tokens
 
     def _normed(self, found: F32s) -> F32s:
         """`found` [rows, height], with norms over all heads at once applied in place."""
@@ -160,6 +178,42 @@ class AttentionPlan:
         return mixed
 
 
+class TokenAttention:
+    """What a token computes between the projections, as links of a chain.
+
+    Args:
+        found: float32 [height], its queries, keys and values.
+        mixed: float32 [heads × value width], where its result goes.
+
+    Attributes:
+        links: call `begin` before they run.
+    """
+
+    def __init__(self, plan: AttentionPlan, found: F32s, mixed: F32s) -> None:
+        self.links: list[Link] = []
+        if plan.norms and not plan.each:
+            parts = found[: plan.split], found[plan.split : plan.rotated]
+            for part, weight in zip(parts, plan.norms, strict=True):
+                self.links.append(norm_link(part, weight, plan.epsilon, part))
+        self._rotate, self._rotated = plan.rotate, plan.rotate.link(found[: plan.rotated])
+        kind = plan.appender.kind
+        self._append = AppendKV(found[plan.split :], plan.kv_heads, plan.width, plan.wide, kind)
+        self._attend = Attend(
+            found, mixed, plan.heads, plan.kv_heads, plan.width, kind, plan.scale, plan.sinks
+        )
+        self.links += [self._rotated, self._append.link, self._attend.link]
+        if plan.gated:
+            self.links.append(sigmoid_link(found[-mixed.size :], mixed, mixed))
+
+    def begin(self, appender: KVAppender, cache: Any) -> None:
+        """Reserve the token's place in a `ready` cache."""
+        place = appender.reserve(cache)
+        assert place is not None, "only caches that are ready"
+        self._rotate.at(place.position, self._rotated)
+        self._append.append_to(place.keys, place.values, place.at)
+        self._attend.over(place.keys, place.values, place.tokens)
+
+
 def _gates_last(parts: list[Matrix], heads: int) -> Ids:
     """The rows of q, k and v, with each head's gate moved from behind its queries to the end."""
     total = sum(part.height for part in parts)
@@ -174,6 +228,8 @@ class _Attention:
     _plan: AttentionPlan
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        if isinstance(cache, SeveralCaches):
+            return mx.array(self._plan.several(as_rows(x), cache)[None])
         if len(x) == 1 and takes_floats(cache):
             if mask is None and x.shape[1] == 1:
                 return mx.array(self._plan.decode(as_rows(x), cache)[None])

@@ -22,10 +22,12 @@ from ...residency.token_arrays import IDS
 from ..kernels import RUNNING, Chain, Link, Workspace, blend_link, norm_link
 from ..kernels.token_loop import ROUTED
 from .arrays import F32s, Ids, as_rows
+from .attention import AttentionPlan
 from .classes import native_class
 from .latent_attention import LatentAttention
 from .parts import Foreign, GatedMLP, Matrices, Mixer, norm_of
 from .routers import ExpertChoice, can_route
+from .rows_plan import RowsPlan
 from .stored_type import can_attend_latents
 from .token_loop import TokenLoop
 
@@ -99,6 +101,8 @@ class LayerPlan:
         self.token, self.mixer = token, mixer
         self._router, self._block = router, block
         before, after = norm_of(layer.input_layernorm), norm_of(layer.post_attention_layernorm)
+        self._rows: dict[int, RowsPlan] = {}
+        self._parts = (before, after), router, shared, memory
         width = len(before[0])
         self._x, self.normed, self._added = (
             memory.floats(name, width) for name in ("x", "normed", "added")
@@ -151,6 +155,15 @@ class LayerPlan:
     def reserve(self, cache: Any) -> None:
         """Reserve the token's place in the cache, if `can_reserve`; then `decode_reserved`."""
         self.mixer.begin(self.before, 1, cache)
+
+    def rows(self, count: int) -> RowsPlan | None:
+        """The layer for a token of each of `count` prompts; None if it is not made for that."""
+        if not (self._native and isinstance(self.mixer, AttentionPlan) and self._chooses_as_made):
+            return None
+        if count not in self._rows:
+            experts = self.experts if self.k else None
+            self._rows[count] = RowsPlan(count, self.mixer, experts, *self._parts)
+        return self._rows[count]
 
     def decode_reserved(self, x: F32s, layers: int) -> F32s:
         """As `decode` of this and the next layers, `layers` in all, after `reserve` of each."""

@@ -12,6 +12,7 @@ next append brings it back.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,6 +23,8 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 from ..kernels import Cached
 from .arrays import KINDS, F32s, view
 
+ALL = 1 << 62
+"""The window of a token that sees all before it."""
 KNOWN = (KVCache, RotatingKVCache)
 """Caches whose memory tokens are written into."""
 
@@ -52,12 +55,12 @@ class KVAppender:
         dtype: of what is stored.
 
     Attributes:
-        kind: its name.
+        kind: the name of `dtype`.
     """
 
     def __init__(self, dtype: mx.Dtype) -> None:
         self.kind = KINDS[dtype]
-        self._dtype = dtype
+        self.dtype = dtype
         self._cache: weakref.ref[Any] = weakref.ref(KVCache())
         self._arrays: tuple[mx.array, mx.array] | None = None
         self._memory: tuple[Cached, Cached] | None = None
@@ -94,12 +97,26 @@ class KVAppender:
         """mlx-lm's `update_and_fetch`, of what is stored."""
         for name in ("keys", "values"):
             part = getattr(cache, name)
-            if part is not None and part.dtype != self._dtype:
-                setattr(cache, name, part.astype(self._dtype))
+            if part is not None and part.dtype != self.dtype:
+                setattr(cache, name, part.astype(self.dtype))
         found: tuple[mx.array, mx.array] = cache.update_and_fetch(
-            keys.astype(self._dtype), values.astype(self._dtype)
+            keys.astype(self.dtype), values.astype(self.dtype)
         )
         return found
+
+    def make_room(self, cache: KVCache, keys: tuple[int, int], values: tuple[int, int]) -> bool:
+        """Make a cache ready for `reserve`, if its memory allows that.
+
+        Args:
+            keys, values: heads and width.
+        """
+        if self.owns(cache):
+            return True
+        (heads, width), (others, wide) = keys, values
+        self.update(cache, mx.zeros((1, heads, 1, width)), mx.zeros((1, others, 1, wide)))
+        cache.trim(1)
+        self.own(cache)
+        return self.owns(cache)
 
     def stored(self, part: F32s) -> npt.NDArray[Any]:
         """Finite float32 as it is stored."""
@@ -131,7 +148,7 @@ class KVAppender:
 
         Not if that is not contiguous, or of another kind.
         """
-        if type(cache) not in KNOWN or cache.keys.dtype != self._dtype:
+        if type(cache) not in KNOWN or cache.keys.dtype != self.dtype:
             return
         mx.eval(cache.keys, cache.values)
         self._cache = weakref.ref(cache, self._forget)
@@ -161,6 +178,56 @@ class KVAppender:
         )
 
 
+class SeveralCaches:
+    """One layer's caches of several prompts, whose tokens follow one another in a call.
+
+    Each is mlx-lm's plain cache: a token sees all before it.
+
+    Args:
+        lengths: tokens of each prompt in the call; the layers share the list.
+
+    Attributes:
+        caches: one per prompt; `appenders`, what writes into each.
+    """
+
+    def __init__(self, caches: Sequence[KVCache], lengths: list[int]) -> None:
+        self.caches, self.lengths = list(caches), lengths
+        self.appenders: list[KVAppender | None] = [None] * len(self.caches)
+
+    def parts(self, like: KVAppender) -> Iterator[tuple[slice, KVCache, KVAppender]]:
+        """The rows of each prompt in the call, its cache, and what writes `like` into it."""
+        at = 0
+        for number, length in enumerate(self.lengths):
+            if length:
+                yield slice(at, at + length), self.caches[number], self.appender(number, like)
+            at += length
+
+    def appender(self, number: int, like: KVAppender) -> KVAppender:
+        """What writes into a prompt's cache, of the type of `like`."""
+        found = self.appenders[number]
+        if found is None:
+            found = self.appenders[number] = KVAppender(like.dtype)
+        return found
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all prompts but these."""
+        self.caches = [self.caches[row] for row in rows]
+        self.appenders = [self.appenders[row] for row in rows]
+
+    def extend(self, other: SeveralCaches) -> None:
+        """Add those of other prompts."""
+        self.caches += other.caches
+        self.appenders += other.appenders
+
+    @property
+    def state(self) -> list[Any]:
+        """The arrays of all caches."""
+        return [each.state for each in self.caches if each.keys is not None]
+
+    def make_mask(self, *_: Any, **__: Any) -> None:
+        """None: what a token sees follows from its place."""
+
+
 def _first_rows(part: mx.array, tokens: int) -> npt.NDArray[Any]:
     """The first tokens of keys or values: [heads, tokens, width], rows contiguous."""
     found: npt.NDArray[Any] = view(part)[0][:, :tokens]
@@ -186,7 +253,7 @@ def window_of(mask: Any, cache: Any, tokens: int) -> int | None:
     A rotating cache makes its own mask, of a window as long as itself, once a prompt exceeds it.
     """
     if isinstance(mask, str):
-        return 1 << 62 if mask == "causal" and type(cache) in KNOWN else None
+        return ALL if mask == "causal" and type(cache) in KNOWN else None
     if type(cache) is not RotatingKVCache or not isinstance(mask, mx.array):
         return None
     seen = min(cache.max_size - 1, cache.offset) + tokens

@@ -7,15 +7,20 @@ token's position and its place in the KV cache; then they run, one after the oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from mlx_lm.models.cache import KVCache
 
 from ...families import known_as
 from .arrays import as_rows
 from .classes import native_class
 from .decoder_layer import Norm, TokenActivations, plans
+from .kv_append import SeveralCaches
+from .rows_plan import RowsPlan
 
 
 class _FinalNorm:
@@ -42,7 +47,41 @@ class _Model:
             found = self._decode(inputs, options[0])
             if found is not None:
                 return found
+        if len(inputs) == 1 and len(options) == 1 and isinstance(options[0], list):
+            found = self._decode_rows(inputs, options[0])
+            if found is not None:
+                return found
         return super().__call__(inputs, *args, **named)  # type: ignore[misc]  # the other base has it
+
+    def several_caches(self, caches: Sequence[Sequence[Any]]) -> list[SeveralCaches] | None:
+        """As the function of `cpu.modules`."""
+        model: Any = self
+        found = plans(model.layers)
+        if found is None or any(plan.rows(1) is None for plan in found):
+            return None
+        if any(type(layer) is not KVCache for each in caches for layer in each):
+            return None
+        lengths = [1] * len(caches)
+        return [SeveralCaches(layers, lengths) for layers in zip(*caches, strict=True)]
+
+    def _decode_rows(self, inputs: mx.array, caches: Any) -> mx.array | None:
+        """A token of each of several prompts, [1, prompts] → [1, prompts, width]; or None."""
+        model: Any = self
+        count, layers = inputs.shape[1], plans(model.layers)
+        if layers is None or len(caches) != len(layers):
+            return None
+        if not isinstance(caches[0], SeveralCaches) or caches[0].lengths != [1] * count:
+            return None
+        rows = [plan.rows(count) for plan in layers]
+        whole = [plan for plan in rows if plan is not None]
+        if len(whole) < len(rows) or not all(map(RowsPlan.make_room, whole, caches)):
+            return None
+        x = as_rows(model.embed_tokens(inputs))
+        for plan, each in zip(whole, caches, strict=True):
+            plan.reserve(each)
+        for plan in whole:
+            x = plan.decode(x)
+        return mx.array(np.concatenate([self._norm(row[None]) for row in x])[None])
 
     def _decode(self, inputs: mx.array, cache: Any) -> mx.array | None:
         """inputs [1, 1] → [1, 1, width]; None, with nothing changed, if a layer cannot reserve."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from ..kernels import Chain, Link, Matrix, Stack, Workspace, swiglu_link
+from ..kernels import Chain, Link, Matrix, Stack, Workspace, links_of_rows, swiglu_link
 from .arrays import F32s, Ids, as_rows
 from .linear import compute
 
@@ -108,10 +108,11 @@ class Projection:
         return whole if self._order is None else np.take(whole, self._order, axis=1)
 
     def links(self, x: F32s, out: F32s) -> list[Link]:
-        """x [width] → out [height], as links of a chain."""
+        """x [width] → out [height], as links of a chain; or several rows, [rows, …] both."""
         links, start = [], 0
         for stack in self._linked:
-            links += stack.links(x, out[start : start + stack.height])
+            part = out[..., start : start + stack.height]
+            links += stack.links(x, part) if x.ndim == 1 else links_of_rows(stack, x, part)
             start += stack.height
         return links
 
@@ -163,15 +164,19 @@ class GatedMLP:
         self.nbytes = sum(each.nbytes for each in (self._both, self._down, self._gate) if each)
 
     def links(self, x: F32s, out: F32s, memory: Workspace) -> tuple[list[Link], F32s | None]:
-        """Its links, x [width] → out [width], and the gate's logit [1] that they write."""
-        hidden = self._down.width
-        both = memory.floats("gate_and_up", 2 * hidden)
-        found = [
-            *self._both.links(x, both),
-            swiglu_link(both[:hidden], both[hidden:], both[:hidden]),
-            *self._down.links(both[:hidden], out),
-        ]
+        """Its links, x [..., width] → out [..., width], and the gate's logits that they write.
+
+        Logits are [..., 1]; there is one row, or several.
+        """
+        hidden, before = self._down.width, x.shape[:-1]
+        both = memory.floats("gate_and_up", x.size // x.shape[-1] * 2 * hidden)
+        inner = memory.floats("gated", both.size // 2).reshape(*before, hidden)
+        both = both.reshape(*before, 2 * hidden)
+        found = self._both.links(x, both)
+        for two, one in zip(np.atleast_2d(both), np.atleast_2d(inner), strict=True):
+            found.append(swiglu_link(two[:hidden], two[hidden:], one))
+        found += self._down.links(inner, out)
         if self._gate is None:
             return found, None
-        logit = memory.floats("shared_gate", 1)
+        logit = memory.floats("shared_gate", both.size // (2 * hidden)).reshape(*before, 1)
         return [*found, *self._gate.links(x, logit)], logit

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ...families import known_as, names
 from ..kernels import Link, Scoring, Workspace, choose_link
 from .arrays import F32s, Ids, as_rows
@@ -73,9 +75,14 @@ class ExpertChoice:
         return type(self._gate) is self._kind
 
     def links(self, x: F32s, ids: Ids, weights: F32s, memory: Workspace) -> list[Link]:
-        """x [width] → ids [k] and weights [k], in the order of their scores."""
-        logits = memory.floats("logits", self._logits.height)
-        return [*self._logits.links(x, logits), choose_link(logits, ids, weights, self._how)]
+        """x [width] → ids [k] and weights [k], in the order of their scores; or several rows."""
+        logits = memory.floats("logits", self._logits.height * (x.size // x.shape[-1]))
+        logits = logits.reshape(*x.shape[:-1], -1)
+        links = self._logits.links(x, logits)
+        three = (np.atleast_2d(each) for each in (logits, ids, weights))
+        for one, chosen, weight in zip(*three, strict=True):
+            links.append(choose_link(one, chosen, weight, self._how))
+        return links
 
 
 def can_route(block: Any) -> bool:
