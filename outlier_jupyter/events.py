@@ -75,7 +75,8 @@ class PagedIn(NamedTuple):
     """An expert was read into its slot: `nbytes` of weights, in `ns` from `start_ns`.
 
     An asynchronous read (Linux AIO) ends when the decode thread notices: at once if the thread
-    waits for it, else after the computation under way.
+    waits for it, else after the computation under way. `rank` is the rank that read it, where the
+    experts are spread over ranks.
     """
 
     layer: int
@@ -84,6 +85,7 @@ class PagedIn(NamedTuple):
     nbytes: int
     start_ns: int
     ns: int
+    rank: int = 0
 
 
 class Waited(NamedTuple):
@@ -92,6 +94,24 @@ class Waited(NamedTuple):
     layer: int
     ns: int
     install_ns: int
+
+
+class RanksServed(NamedTuple):
+    """All ranks computed a layer: the output was there once the slowest was done.
+
+    Attributes:
+        ns: int64 [ranks], nanoseconds from a rank's input to its output.
+        hits, lookups: int64 [ranks], of the choices of the experts that a rank owns.
+        resident: int64 [ranks], experts in its cache afterwards.
+        owners: int64 [experts], the rank of each of the layer's experts.
+    """
+
+    layer: int
+    ns: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.int64]
+    lookups: npt.NDArray[np.int64]
+    resident: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
 
 
 class Served(NamedTuple):
@@ -251,6 +271,7 @@ Event: TypeAlias = (
     | Evicted
     | PagedIn
     | Waited
+    | RanksServed
     | Served
     | Weighed
     | ResidentLayers

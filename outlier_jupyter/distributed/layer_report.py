@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..events import Event, Evicted, PagedIn, Routed, Waited
+from ..events import Event, Evicted, PagedIn, RanksServed, Routed, Waited
 
 Words = npt.NDArray[np.uint32]
 
@@ -94,7 +94,7 @@ class LayerReport(NamedTuple):
 
     def events(
         self, layer: int, ids: npt.NDArray[Any], times: tuple[int, int, int], nbytes: int,
-        slots: Sequence[int], rank_of: npt.NDArray[np.int64],
+        slots: Sequence[int], rank_of: npt.NDArray[np.int64], resident: Sequence[int],
     ) -> list[Event]:  # fmt: skip
         """The layer's events, as one process would report them.
 
@@ -104,6 +104,7 @@ class LayerReport(NamedTuple):
             nbytes: bytes of an expert.
             slots: the number of the first slot of each rank, if all ranks' slots are counted on.
             rank_of: the rank of each of the layer's experts.
+            resident: how many experts each rank has in its cache afterwards.
         """
         begin, routed, sent = times
         hits = np.zeros(len(rank_of), bool)
@@ -116,14 +117,23 @@ class LayerReport(NamedTuple):
         read = np.flatnonzero(self.rows[:, STATE] == READ)
         for n in read[np.argsort(self.rows[read, ORDER], kind="stable")].tolist():
             expert, row = self.experts[n], self.rows[n].tolist()
-            slot = slots[rank_of[expert]] + row[SLOT]
+            rank = int(rank_of[expert])
+            slot = slots[rank] + row[SLOT]
             if row[GONE_LAYER]:
                 gone = row[GONE_LAYER] - 1, row[GONE_EXPERT] - 1
                 found.append(Evicted(*gone, slot, layer, expert))
             start = sent + 1000 * row[START_US]
-            found.append(PagedIn(layer, expert, slot, nbytes, start, row[NS]))
+            found.append(PagedIn(layer, expert, slot, nbytes, start, row[NS], rank))
         if len(read):
             found.append(Waited(layer, self.wait_ns, 1000 * int(self.ranks[:, INSTALL_US].max())))
+        owners = rank_of[ids]
+        hit, lookups = (
+            np.bincount(each, minlength=len(self.ranks))
+            for each in (owners[hits[ids]], owners.ravel())
+        )
+        busy = 1000 * self.ranks[:, BUSY_US].astype(np.int64)
+        after = np.array(resident, np.int64)
+        found.append(RanksServed(layer, busy, hit, lookups, after, rank_of))
         return found
 
     @property

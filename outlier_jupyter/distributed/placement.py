@@ -15,8 +15,17 @@ Placement: TypeAlias = list[npt.NDArray[np.int64]]
 
 
 def even(experts_per_layer: Sequence[int], ranks: int) -> Placement:
-    """Expert by expert in turn; each layer begins with another rank."""
-    return [(np.arange(count) + layer) % ranks for layer, count in enumerate(experts_per_layer)]
+    """In turn: each row of `ranks` experts is on all ranks, and each layer turns its rows anew.
+
+    Were all layers alike, a rank could have the experts that are used most in many of them.
+    """
+    found: Placement = []
+    for layer, count in enumerate(experts_per_layer):
+        expert = np.arange(count)
+        row = expert // ranks
+        turn = layer * (1 + row) + layer // ranks * (row // ranks)
+        found.append((expert + turn) % ranks)
+    return found
 
 
 def learned(experts_per_layer: Sequence[int], ranks: int, experts: npt.NDArray[Any]) -> Placement:

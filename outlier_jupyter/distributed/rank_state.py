@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..formatting import size_words
 from .layer_report import LayerReport
@@ -30,15 +30,18 @@ class RankState:
     Attributes:
         host: the name of its host.
         slots, experts: how many experts fit its cache, and how many it owns.
+        resident: how many are in it.
         bank_nbytes, expert_nbytes: bytes of its slots, and of the experts that it owns.
         reads, nbytes: experts and bytes that it has read in runs.
         busy_s: seconds it computed and read; `awaited` in how many layers it was the last.
-        reader: how it reads; `process_nbytes` its size when it was loaded.
+        reader: how it reads; `process_nbytes` its size, when it was
+            loaded or last looked at.
     """
 
     host: str
     slots: int = 0
     experts: int = 0
+    resident: int = 0
     bank_nbytes: int = 0
     expert_nbytes: int = 0
     reads: int = 0
@@ -48,12 +51,19 @@ class RankState:
     reader: str = ""
     process_nbytes: int = 0
 
+    def take(self, message: dict[str, Any]) -> None:
+        """Note what the rank answered to a load or a resize."""
+        for name in ("slots", "experts", "resident", "bank_nbytes", "expert_nbytes", "reader",
+                     "process_nbytes"):  # fmt: skip
+            setattr(self, name, message[name])
+
     @property
     def words(self) -> str:
         """The state in a line."""
         fit = "all" if self.slots >= self.experts else f"{self.slots:,}"
         return (
             f"{self.host}: {fit} of its {self.experts:,} experts fit "
-            f"({size_words(self.bank_nbytes)}), {size_words(self.nbytes)} in {self.reads:,} reads, "
+            f"({size_words(self.bank_nbytes)}), {self.resident:,} in use, "
+            f"{size_words(self.nbytes)} in {self.reads:,} reads, "
             f"{self.busy_s:.3g} s of work; the last to finish in {self.awaited:,} layers"
         )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .hosts import Host
-from .layer_report import BUSY_US, CHECK, FAILED, READS, LayerReport, check_word
+from .layer_report import BUSY_US, CHECK, FAILED, GONE_LAYER, READS, LayerReport, check_word
 from .messages import Message, Payload
 from .placement import Placement
 from .rank_group import LOAD_S, LOAD_SILENT_S, RankGroup
@@ -54,9 +54,7 @@ class Ranks(RankGroup):
         ]
         found = self._all(messages, (LOAD_S, LOAD_SILENT_S), payload)
         for rank, message in zip(self._ranks, found, strict=True):
-            for name in ("slots", "experts", "bank_nbytes", "expert_nbytes", "reader",
-                         "process_nbytes"):  # fmt: skip
-                setattr(rank.state, name, message[name])
+            rank.state.take(message)
         addresses = [host.address for host in self._hosts]
         self._all([{"do": "join", "addresses": addresses}] * len(self))
         return found
@@ -101,13 +99,15 @@ class Ranks(RankGroup):
         """
         message = {"do": "resize", "cache_gb": cache_gb, "cache_experts": cache_experts}
         for rank, found in zip(self._ranks, self._all([message] * len(self)), strict=True):
-            rank.state.slots, rank.state.bank_nbytes = found["slots"], found["bank_nbytes"]
+            rank.state.take(found)
 
     def resident(self) -> list[list[int]]:
         """The resident [layer, expert] pairs, rank by rank, each in eviction order."""
         if self._failure is not None:
             return []
         found = self._all([{"do": "resident"}] * len(self))
+        for rank, message in zip(self._ranks, found, strict=True):
+            rank.state.process_nbytes = message["process_nbytes"]
         return [pair for each in found for pair in each["resident"]]
 
     def _await_output(self) -> tuple[Message, bytes]:
@@ -144,9 +144,13 @@ class Ranks(RankGroup):
         return found
 
     def _count(self, report: LayerReport, layer: int) -> None:
+        evicted = np.array(report.experts)[report.rows[:, GONE_LAYER] > 0]
+        gone = np.bincount(self.placement[layer][evicted], minlength=len(self)).tolist()
         nbytes = [rank.state.expert_nbytes / max(1, rank.state.experts) for rank in self._ranks]
-        for rank, words, each in zip(self._ranks, report.ranks.tolist(), nbytes, strict=True):
+        rows = zip(self._ranks, report.ranks.tolist(), nbytes, gone, strict=True)
+        for rank, words, each, fewer in rows:
             rank.state.reads += words[READS]
+            rank.state.resident += words[READS] - fewer
             rank.state.nbytes += round(words[READS] * each)
             rank.state.busy_s += words[BUSY_US] / 1e6
         self._ranks[int(report.ranks[:, BUSY_US].argmax())].state.awaited += 1

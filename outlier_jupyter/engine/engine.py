@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..checkpoint import Reader, buffers_nbytes
-from ..errors import EngineClosed
+from ..errors import EngineClosed, RankLost
 from ..events import Event, Resized, Sink
 from ..options import GenerateOptions, LoadOptions, resized, takes
 from ..paging import Installed, StopFlag, resize
@@ -313,6 +313,9 @@ def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:
 
 
 def _memory(engine: Engine) -> MemoryUse:
+    if engine._installed.rank_states:
+        with suppress(RankLost):
+            engine.resident()  # the ranks answer with the size of their processes
     return measure(
         model=engine.model,
         experts=engine._installed.bank_nbytes,
@@ -322,4 +325,5 @@ def _memory(engine: Engine) -> MemoryUse:
         readers=engine._reader.buffer_nbytes() + buffers_nbytes(),
         trace=engine.last_run.trace.nbytes if engine.last_run else 0,
         python=engine._python_nbytes,
+        ranks=[(r.host, r.bank_nbytes, r.process_nbytes) for r in engine._installed.rank_states],
     )

@@ -146,6 +146,7 @@ class ExpertShare:
         return {
             "slots": self.installed.slots,
             "experts": sum(counts),
+            "resident": len(self.installed.resident()),
             "bank_nbytes": self.installed.bank_nbytes,
             "expert_nbytes": sum(owned),
             "reader": self.reader.name,

@@ -159,6 +159,7 @@ def _opened(
     if native:
         native.finish(options.quiet)
     info = _info(model, switches, installed.slots, reader, options, own_top_k)
+    info = replace(info, hosts=tuple(rank.host for rank in installed.rank_states))
     info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
     give_back()
     with deferred():

@@ -67,6 +67,8 @@ class MemoryUse:
         trace: the trace of the last run.
         python: the rest of the process at load: interpreter, libraries, tokenizer.
         process: the resident set size, as the operating system reports it.
+        ranks: of each rank that the experts are spread over, its host, the bytes of its slots and
+            of its process; these are other processes' and not part of the sum.
     """
 
     dense: int
@@ -80,11 +82,12 @@ class MemoryUse:
     python: int
     process: int
     kv_bound: int = 0
+    ranks: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def accounted(self) -> int:
         """The sum of the parts."""
-        total: int = sum(asdict(self).values())
+        total: int = sum(value for value in asdict(self).values() if isinstance(value, int))
         return total - self.process - self.kv_bound
 
     @property
@@ -97,7 +100,7 @@ class MemoryUse:
         """The process's size minus the sum of the parts; negative if parts are not resident."""
         return self.process - self.accounted
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, Any]:
         """All fields, with `accounted` and `unaccounted`."""
         return asdict(self) | {"accounted": self.accounted, "unaccounted": self.unaccounted}
 
@@ -117,11 +120,16 @@ class MemoryUse:
             ("process", self.process),
         ]
         bound = {"KV caches kept": f"  of at most {size_words(self.kv_bound)}"}
-        return "\n".join(
+        ranks = [
+            f"rank {rank} ({host}): {size_words(process)}, of it {size_words(slots)} expert slots"
+            for rank, (host, slots, process) in enumerate(self.ranks)
+        ]
+        table = "\n".join(
             f"{name:<22}{size_words(nbytes):>9}{percent(nbytes / self.process):>9}"
             + bound.get(name, "")
             for name, nbytes in rows
         )
+        return "\n".join([table, *ranks])
 
 
 class CacheCap:
@@ -177,7 +185,7 @@ def outside_mlx() -> int:
 
 def measure(
     *, model: nn.Module, experts: int, kv_run: Iterable[Any], kv_kept: int, kv_bound: int,
-    readers: int, trace: int, python: int,
+    readers: int, trace: int, python: int, ranks: Iterable[tuple[str, int, int]] = (),
 ) -> MemoryUse:  # fmt: skip
     """Measure now; arguments are fields of `MemoryUse`, `kv_run` mlx-lm's caches."""
     dense = arrays_nbytes(model.parameters())
@@ -194,4 +202,5 @@ def measure(
         trace=trace,
         python=python,
         process=process_nbytes(),
+        ranks=tuple(ranks),
     )

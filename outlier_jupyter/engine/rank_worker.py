@@ -26,6 +26,7 @@ from ..errors import CheckpointChanged, OptionError, OutlierError, brief
 from ..events import Event, PagedIn, Waited
 from ..paging.elsewhere import inputs_of, to_words
 from ..system.files import write
+from ..system.memory_info import process_nbytes
 from .expert_share import ExpertShare
 
 Answer = Callable[..., None]
@@ -157,7 +158,7 @@ class RankWorker:
 
     def _resident(self, message: Message, payload: bytes) -> tuple[Message, Payload]:
         assert self._share is not None
-        return {"resident": self._share.resident()}, b""
+        return {"resident": self._share.resident(), "process_nbytes": process_nbytes()}, b""
 
 
 def serve(next_command: Callable[[], tuple[Message, bytes]], answer: Any) -> None:

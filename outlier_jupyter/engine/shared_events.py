@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..events import Event, Evicted, PagedIn, Routed, Served, Waited, Weighed
+from ..events import Event, Evicted, PagedIn, RanksServed, Routed, Served, Waited, Weighed
 
 Charged = dict[int, int]
 """Expert that was not resident → the run that is charged for it."""
@@ -38,7 +38,7 @@ def divided(events: Iterable[Event], spans: Sequence[slice], turn: int) -> list[
         elif isinstance(event, Weighed):
             for run, span in enumerate(spans):
                 found[run].append(Weighed(event.layer, event.weights[span]))
-        elif isinstance(event, Waited | Served):
+        elif isinstance(event, Waited | Served | RanksServed):
             for run in range(len(spans)):
                 found[run].append(event)
         elif isinstance(event, PagedIn):

@@ -91,8 +91,9 @@ class ComputedElsewhere:
         output = self._ranks.compute(layer, ids, message, x, meanwhile)
         rows, rank_of = ids.reshape(-1, ids.shape[-1]), self._ranks.placement[layer]
         for event in output.report.events(
-            layer, rows, (*times, at), self._nbytes[layer], self._ranks.first_slots, rank_of
-        ):
+            layer, rows, (*times, at), self._nbytes[layer], self._ranks.first_slots, rank_of,
+            [state.resident for state in self._ranks.states],
+        ):  # fmt: skip
             self.report(event)
         token = isinstance(inputs, TokenInputs)
         found = _rows if token else from_bytes

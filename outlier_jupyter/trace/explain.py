@@ -21,6 +21,7 @@ from ..errors import OptionError, TraceError
 from ..events import DECODE
 from ..residency.replay import Outcome, simulate
 from . import explanation_text
+from .rank_use import Awaited, awaited
 from .time_parts import PARTS, parts_of_calls, parts_of_layers
 from .what_if import routing_of
 
@@ -112,6 +113,7 @@ class Explanation:
         layers: its layers in order.
         disk, memory: lower bounds of reading its misses and of reading its weights from memory.
         slots, policy, kernels: of the run.
+        ranks: who was waited for, the longest first; () where one process computes.
     """
 
     step: int
@@ -132,6 +134,7 @@ class Explanation:
     slots: int
     policy: str
     kernels: str
+    ranks: tuple[Awaited, ...] = ()
 
     @property
     def misses(self) -> list[Miss]:
@@ -212,6 +215,7 @@ class Explainer:
             slots=trace.info.slots,
             policy=trace.info.policy,
             kernels=trace.info.kernels,
+            ranks=awaited(trace.rank_us[call], trace.info.hosts) if len(trace.rank_us) else (),
         )
 
     def _layers(self, step: int, call: int) -> list[ExplainedLayer]:

@@ -153,9 +153,9 @@ def why(found: Explanation, miss: Miss) -> str:
 
 
 def limits(found: Explanation) -> list[str]:
-    """The lower bounds by disk and by memory, compared with the measured time."""
+    """Which rank was waited for; the lower bounds by disk and memory beside the measured time."""
     waited = found.parts.get("read_wait", 0.0)
-    lines = []
+    lines = [text for text in [slowest_rank(found)] if text]
     if found.misses:
         disk = found.disk
         if isnan(disk.ms):
@@ -185,6 +185,19 @@ def limits(found: Explanation) -> list[str]:
             f"{_times(rest / memory.ms)} times that."
         )
     return lines
+
+
+def slowest_rank(found: Explanation) -> str:
+    """Which rank was the last for most of the time; "" where one process computes."""
+    if not found.ranks:
+        return ""
+    first, total = found.ranks[0], sum(rank.ms for rank in found.ranks)
+    layers = sum(rank.layers for rank in found.ranks)
+    return (
+        f"Ranks: rank {first.rank} ({first.host}) was waited for: {three(first.ms)} of the "
+        f"{three(total)} ms that {len(found.ranks)} ranks took for the experts; it was the last in "
+        f"{first.layers:,} of {_many(layers, 'layer')}."
+    )
 
 
 def miss_text(found: Explanation, miss: Miss) -> str:

@@ -27,7 +27,7 @@ from safetensors.numpy import save
 
 from ..errors import TraceError, brief
 from ..system import files
-from . import predictions
+from . import predictions, rank_arrays
 from .column_packing import Arrays, Columns, columns_of, deflate, inflate, length, table_of
 from .metadata import foreign_info, info_of, run_of
 from .schema import CALL, EVICTION, LAYER_PARTS, READ, TraceInfo
@@ -67,6 +67,8 @@ VERSION = 2
 OLDER = ("1",)
 """Older versions that can be read. Arrays they lack are absent; parts of calls they lack are 0."""
 SINCE_2 = ("calls.forward_ns", "calls.outside_ns", "calls.experts_ns", "calls.watch_ns")
+LATER = {"calls": SINCE_2, "reads": ("reads.rank",)}
+"""Columns that older files lack; their values are 0."""
 TABLES = {"reads": READ, "evictions": EVICTION, "calls": CALL}
 PLAIN = ("tokens", "produced", "phase", "experts", "weights", "resident_at_start")
 """Stored as tensors under their own names; `hits` and the `TABLES` are packed."""
@@ -111,7 +113,7 @@ def _packed(trace: Trace) -> Arrays:
         out["weights"] = half
     if len(trace.kl):
         out |= {"kl": trace.kl, "agrees": trace.agrees}
-    out |= predictions.recorded(trace)
+    out |= predictions.recorded(trace) | rank_arrays.packed(trace)
     if len(trace.kinds):
         out["kinds"] = trace.kinds
     out["hits"] = np.packbits(trace.hits)
@@ -162,7 +164,15 @@ def _known(name: str) -> bool:
 
     Older versions wrote a table `early` of reads begun before a router had chosen.
     """
-    if name in (*PLAIN, "hits", "layer_us", "kinds", *MEASURED, *predictions.FIELDS):
+    if name in (
+        *PLAIN,
+        "hits",
+        "layer_us",
+        "kinds",
+        *MEASURED,
+        *predictions.FIELDS,
+        *rank_arrays.NAMES,
+    ):
         return True
     table, _, column = name.partition(".")
     kind = TABLES.get(table)
@@ -232,7 +242,7 @@ def build(arrays: Arrays, info: TraceInfo) -> Fields:
         with np.errstate(over="ignore"):
             whole[name] = arrays[name].astype(whole[name].dtype)
     for name, kind in TABLES.items():
-        columns = _columns(name, arrays, experts, sizes, whole["phase"])
+        columns = _columns(name, arrays, experts, info, whole["phase"])
         if columns is None:
             absent.add(name)
         whole[name] = table_of(kind, columns)
@@ -258,6 +268,7 @@ def build(arrays: Arrays, info: TraceInfo) -> Fields:
         check_shape("agrees", agrees.shape, arrays["kl"].shape)
         whole["kl"], whole["agrees"] = arrays["kl"].astype(np.float32), agrees.astype(np.bool_)
     whole |= predictions.validated(arrays, steps)
+    whole |= rank_arrays.validated(arrays, info, len(whole["calls"]))
     return {"experts": experts, "call": call, "step_ns": share[call], "info": named, **whole}
 
 
@@ -276,17 +287,18 @@ def _check_plain(
 
 
 def _columns(
-    table: str, arrays: Arrays, experts: npt.NDArray[Any], sizes: Sequence[int], phase: Any
+    table: str, arrays: Arrays, experts: npt.NDArray[Any], info: TraceInfo, phase: Any
 ) -> Columns | None:
     """A packed table's validated columns; None if one is missing.
 
     Raises:
         ValueError: columns that do not fit each other, the model or the steps.
     """
-    kind, steps = TABLES[table], len(experts)
-    if table == "calls" and "calls.start_ns" in arrays and not arrays.keys() & set(SINCE_2):
-        zeros = deflate(np.zeros(length("calls.start_ns", arrays["calls.start_ns"]), np.int64))
-        arrays = arrays | dict.fromkeys(SINCE_2, zeros)
+    kind, steps, sizes = TABLES[table], len(experts), info.experts_per_layer
+    later, known = LATER.get(table, ()), arrays.get(f"{table}.start_ns")
+    if later and known is not None and not arrays.keys() & set(later):
+        zeros = deflate(np.zeros(length(f"{table}.start_ns", known), np.int64))
+        arrays = arrays | dict.fromkeys(later, zeros)
     most = steps if table == "calls" else 16 * experts.size + FEW_ROWS
     columns = columns_of(table, kind, arrays, most)
     if columns is None:
@@ -300,6 +312,8 @@ def _columns(
                 check_numbers(f"{table}.{name}", values, -(2**62), 2**62)
         elif name == "phase":
             check_numbers(f"{table}.{name}", values, 0, 1)
+        elif name == "rank":
+            check_numbers(f"{table}.{name}", values, 0, max(0, len(info.hosts) - 1))
         elif name == "step":
             check_numbers(f"{table}.{name}", values, 0, steps - 1)
     if table == "calls":

@@ -22,6 +22,7 @@ from ..events import (
     Evicted,
     PagedIn,
     Predicted,
+    RanksServed,
     ResidentLayers,
     Routed,
     Served,
@@ -30,6 +31,7 @@ from ..events import (
     Weighed,
 )
 from .predictions import arrays_of, unpredicted
+from .rank_arrays import RankRecord
 from .schema import CALL, EVICTION, LAYER_PARTS, READ, TraceInfo
 from .segments import UNKNOWN
 from .time_parts import call_times
@@ -61,6 +63,7 @@ class _OpenCall:
     reads: list[tuple[int, ...]] = field(default_factory=list)
     evictions: list[tuple[int, ...]] = field(default_factory=list)
     predicted: list[Predicted] = field(default_factory=list)
+    ranks: list[RanksServed] = field(default_factory=list)
     done: StepDone | None = None
 
 
@@ -78,7 +81,7 @@ class Recorder:
 
     KINDS: tuple[type[Event], ...] = (
         CallStarted, Routed, Weighed, Served, ResidentLayers, Waited, PagedIn, Evicted,
-        Predicted, StepDone, Compared,
+        Predicted, RanksServed, StepDone, Compared,
     )  # fmt: skip
     """The events that a trace is made of; others are ignored."""
 
@@ -94,7 +97,7 @@ class Recorder:
         self._evictions: list[tuple[int, ...]] = []
         self._calls: list[tuple[int, ...]] = []
         self._layer_us: list[npt.NDArray[np.int32]] = []
-        self._layers = layers
+        self._layers, self._ranks = layers, RankRecord(layers)
         self._compared: list[tuple[int, float, bool]] = []
         self._predicted: npt.NDArray[np.int32] | None = None
         self._steps = 0
@@ -124,10 +127,11 @@ class Recorder:
         self._handlers[Served] = call.served.append
         self._handlers[ResidentLayers] = call.resident.append
         self._handlers[Predicted] = call.predicted.append
+        self._handlers[RanksServed] = call.ranks.append
 
     def _page_in(self, event: PagedIn) -> None:
-        layer, expert, _, nbytes, start_ns, ns = event
-        self._call.reads.append((self._first_need(expert), layer, expert, nbytes, start_ns, ns))
+        layer, expert, _, *rest = event
+        self._call.reads.append((self._first_need(expert), layer, expert, *rest))
 
     def _evict(self, event: Evicted) -> None:
         layer, expert, _, by_layer, by_expert = event
@@ -213,6 +217,7 @@ class Recorder:
         if len(served[0]):
             switches = (int(served[2].sum()), int(served[3].sum()), int(served[4].sum()))
             self._layer_us.append(self._layer_times(call, served))
+        self._ranks.add(call.ranks)
         phase, tokens, start_ns = call.started
         row = (phase, call.first, len(tokens), start_ns)
         self._calls.append((*row, *call_times(done, *sums, switches)))
@@ -277,6 +282,7 @@ class Recorder:
             resident_at_start=self._resident,
             info=info,
             **self._by_layer(),
+            **self._ranks.arrays(len(self._calls)),
             kl=kl,
             agrees=agrees,
             **arrays_of(None if self._predicted is None else self._predicted[:steps]),

@@ -14,9 +14,11 @@ READ = np.dtype(
         ("nbytes", np.int64),
         ("start_ns", np.int64),
         ("ns", np.int64),
+        ("rank", np.int16),
     ]
 )
-"""One expert read from disk. `step` is the first step of its call that chose this expert."""
+"""One expert read from disk. `step` is the first step of its call that chose this expert, and
+`rank` the rank that read it, 0 where one process reads all."""
 
 EVICTION = np.dtype(
     [
@@ -90,6 +92,7 @@ class TraceInfo:
         disk_rate, memory_rate: measured bytes a second of disk and memory; 0 if not measured.
         versions: of Python, MLX and the libraries, by name.
         absent: the arrays that were not recorded; they hold placeholder values.
+        hosts: the host of each rank that the experts were spread over; () where one process reads.
         changed_output: why the output differs from the model's own, "" if it does not: another
             `top_k`, changed routing, a quantised or truncated KV cache, or logits that were changed
             before sampling (a bias, own processors, a schema).
@@ -114,4 +117,5 @@ class TraceInfo:
     memory_rate: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     changed_output: str = ""

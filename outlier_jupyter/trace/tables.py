@@ -84,7 +84,7 @@ def layer_columns(trace: Trace) -> Columns:
 
 
 def read_columns(trace: Trace) -> Columns:
-    """One row per expert read: its token and layer, bytes, start (since the first call), ms.
+    """One row per expert read: its token and layer, bytes, start (since the first call), ms, rank.
 
     Raises:
         TraceError: the trace has no reads.
@@ -100,6 +100,7 @@ def read_columns(trace: Trace) -> Columns:
         "bytes": reads["nbytes"],
         "start_ms": (reads["start_ns"] - begin) / 1e6,
         "ms": reads["ns"] / 1e6,
+        "rank": reads["rank"],
     }
 
 

@@ -70,6 +70,10 @@ class Trace:
         kinds: uint8 [steps + 1], what each token of the sequence belongs to, by `KINDS` of
             `trace.segments`: the tokens read, then the last one sampled; 255 where it is unknown.
             [0] if not recorded.
+        owners: int16 [layers, experts], the rank of each expert, -1 where a layer has fewer; [0, 0]
+            where one process computes.
+        rank_us: int32 [calls, layers, ranks], microseconds that each rank took for its experts;
+            [0, 0, 0] where one process computes.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -98,6 +102,8 @@ class Trace:
         default_factory=lambda: np.zeros((0, 0), np.float32)
     )
     kinds: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    owners: npt.NDArray[np.int16] = field(default_factory=lambda: np.zeros((0, 0), np.int16))
+    rank_us: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.int32))
 
     @property
     def steps(self) -> int:

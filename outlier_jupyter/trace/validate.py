@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_LAYERS, MOST_EXPERTS = 1024, 2**17
 """Limits of MoE layers, and of all experts (layers × the widest layer's): about four times the
 largest known models, so that arrays of layers × experts always fit in memory."""
+MOST_HOSTS = 64
+"""Limit of ranks."""
 MOST_SPAN = 2.0**60
 """Limit of sums of nanoseconds (36 years) and of bytes (an exabyte)."""
 
@@ -185,7 +187,7 @@ def check_info(info: TraceInfo, layers: int, k: int, choices: int) -> None:
         allowed = (int, float) if kind is float else kind
         if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"`{spec.name}` is {_short(value)}: {kind.__name__} expected")
-    for name in ("layer_names", "absent"):
+    for name in ("layer_names", "absent", "hosts"):
         if not all(isinstance(word, str) for word in getattr(info, name)):
             raise ValueError(f"`{name}` has a value that is not text")
     for name, high in (
@@ -199,6 +201,8 @@ def check_info(info: TraceInfo, layers: int, k: int, choices: int) -> None:
         if len(values) not in ((0, layers) if name != "experts_per_layer" else (layers,)):
             raise ValueError(f"`{name}` has {len(values)} layers, but `experts` has {layers}")
     check_sizes(layers, k, info.experts_per_layer)
+    if len(info.hosts) > MOST_HOSTS:
+        raise ValueError(f"`hosts` names {len(info.hosts):,}: at most {MOST_HOSTS} expected")
     if info.layer_names and len(info.layer_names) != layers:
         raise ValueError(f"`layer_names` names {len(info.layer_names)} layers of {layers}")
     for name, most in (("slots", 2**31), ("dense_nbytes", 2**50), ("native_top_k", 2**15)):

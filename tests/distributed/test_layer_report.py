@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from outlier_jupyter.distributed.layer_report import CHECK, LayerReport, check_word, written
-from outlier_jupyter.events import Evicted, PagedIn, Routed, Waited
+from outlier_jupyter.events import Evicted, PagedIn, RanksServed, Routed, Waited
 
 IDS = np.array([[0, 1], [2, 3]])
 """Two tokens; experts 0 and 2 are rank 0's."""
@@ -29,11 +29,14 @@ def test_the_words_of_two_ranks_are_one_report():
     )
     report = LayerReport.of(words, 2, [0, 1, 2, 3])
     assert report.ranks[:, CHECK].tolist() == [11, 11]
-    found = report.events(5, IDS, (10, 20, 50), 100, [0, 8], np.array([0, 1] * 4))
+    found = report.events(5, IDS, (10, 20, 50), 100, [0, 8], np.array([0, 1] * 4), [4, 5])
     assert found[0].hits.tolist() == [[True, False], [False, True]]
     assert (found[0].route_ns, found[0].lookup_ns) == (10, 30)
+    served = found.pop()
+    assert isinstance(served, RanksServed)
+    assert [each.tolist() for each in served[1:5]] == [[50_000, 99_000], [1, 1], [2, 2], [4, 5]]
     assert found[1:] == [
-        PagedIn(5, 1, 8, 100, 50 + 500_000, 800),
+        PagedIn(5, 1, 8, 100, 50 + 500_000, 800, 1),
         Evicted(1, 6, 3, 5, 2),
         PagedIn(5, 2, 3, 100, 50 + 1_000_000, 900),
         Waited(5, 90_000, 3_000),

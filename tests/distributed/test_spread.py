@@ -42,7 +42,7 @@ def test_ranks_give_the_tokens_of_one_process(name, ranks, models):
         expected = generate(engine)
     with outlier_jupyter.load(model, hosts=ranks, cache_experts=experts // 2 // ranks) as engine:
         found = generate(engine)
-        status, resident = engine.status(), engine.resident()
+        status, resident, memory = engine.status(), engine.resident(), engine.memory()
         rank_of = ranks_of(engine).placement
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.tokens.tolist() == theirs.tokens.tolist()
@@ -57,3 +57,11 @@ def test_ranks_give_the_tokens_of_one_process(name, ranks, models):
     reads = np.concatenate([run.trace.reads for run in found])
     ranks_read = [rank_of[layer][expert] for layer, expert in reads[["layer", "expert"]].tolist()]
     assert np.bincount(ranks_read, minlength=ranks).tolist() == [r.reads for r in status.ranks]
+    assert reads["rank"].tolist() == ranks_read
+    owned = np.bincount([rank_of[layer][e] for layer, e in resident], minlength=ranks).tolist()
+    assert [rank.resident for rank in status.ranks] == owned
+    assert [slots for _, slots, _ in memory.ranks] == [r.bank_nbytes for r in status.ranks]
+    trace = found[0].trace
+    assert np.array_equal(trace.owners, rank_of) and trace.info.hosts == ("localhost",) * ranks
+    assert trace.rank_us.shape == (len(trace.calls), trace.layers, ranks)
+    assert "was waited for" in str(trace.explain(-1))

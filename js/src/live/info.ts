@@ -22,6 +22,8 @@ export interface Info {
   changed_output?: string;
   /** That the cache is smaller for a while, because memory was short. */
   memory_note?: string;
+  /** Where the experts are spread over machines: a line for each. */
+  ranks?: string;
   /** The eviction policy, and in a few words what it evicts first. */
   policy?: string;
   evicts?: string;

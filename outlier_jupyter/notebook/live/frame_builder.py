@@ -191,7 +191,7 @@ class FrameBuilder:
         for event in events:
             kind = type(event)
             if kind is PagedIn:
-                layer, expert, _, nbytes, _, ns = event
+                layer, expert, _, nbytes, _, ns, _ = event
                 move(2 * (layer * width + expert) + 1)
                 call.read_ns.append(ns)
                 call.read_nbytes.append(nbytes)

@@ -26,6 +26,7 @@ from .finished_run import frame_of_run
 from .frame_builder import FrameBuilder
 from .frames import Frame
 from .memory_note import MemoryNote
+from .rank_note import RankNote
 from .widget import LiveView, header
 
 
@@ -49,6 +50,7 @@ def show_run(
         engine.subscribe(frames, *NextRunFrames.KINDS),
         engine.subscribe(on_this_thread(divergence), *DivergenceLine.KINDS),
         engine.subscribe(on_this_thread(MemoryNote(view, engine)), *MemoryNote.KINDS),
+        engine.subscribe(on_this_thread(RankNote(view, engine)), *RankNote.KINDS),
     ]
     run = None
     try:

@@ -28,6 +28,7 @@ from ..engine_handle import engine_of
 from ..worker import Worker, on_this_thread
 from .divergence import DivergenceLine
 from .memory_note import MemoryNote
+from .rank_note import RankNote
 from .show import NextRunFrames
 from .widget import LiveView, header
 
@@ -155,6 +156,7 @@ class RunningView(LiveView):
             engine.subscribe(frames, *NextRunFrames.KINDS),
             engine.subscribe(on_this_thread(divergence), *DivergenceLine.KINDS),
             engine.subscribe(on_this_thread(MemoryNote(self, engine)), *MemoryNote.KINDS),
+            engine.subscribe(on_this_thread(RankNote(self, engine)), *RankNote.KINDS),
             engine.subscribe(on_this_thread(on_event), PromptEncoded),
         ]
         try:

@@ -27,6 +27,7 @@ from ...display import draw
 from ...residency.policies.registry import POLICIES, canonical_name
 from ...runs.run import Run
 from ...trace import Trace, TraceInfo
+from ...trace.rank_use import rank_counts
 from ...trace.time_parts import PARTS, meaning, part_name, parts_with
 from ..ipykernel_fixes import fix_subshell_routing
 from ..page_modules import STATIC, module_message
@@ -305,9 +306,12 @@ def of_finished(run: Run) -> dict[str, object]:
 
     Returns:
         recorded: what not every run has, see `columns.recorded`.
+        ranks: a line for each rank, where the experts were spread over some.
         prefilled: UTF-16 code units at the text's beginning that were there before the first token.
     """
     found: dict[str, object] = {"recorded": names} if (names := recorded(run.trace)) else {}
+    if ranks := rank_counts(run.trace).words:
+        found["ranks"] = ranks
     return found | ({"prefilled": utf16_units(run.prefilled)} if run.prefilled else {})
 
 
