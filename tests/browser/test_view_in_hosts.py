@@ -9,13 +9,13 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.access import assert_accessible
 from tests.browser.conftest import PICTURES, Lab, wait_until_idle
-from tests.browser.hosts import Host
+from tests.browser.hosts import START_S, Host, save
 
 TOKENS = 40
 CELLS = (
     "%load_ext outlier_jupyter\n%outlier load demo --cache-gb 0.002 -o engine;\n"
     "engine.tokenizer.eos_token_ids = set()",
-    f"%%outlier --raw --pace 8 --max-tokens {TOKENS} -o run\nOnce",
+    f"%%outlier --raw --pace 4 --max-tokens {TOKENS} -o run\nOnce",
     "a, b = (engine.generate('Once upon', raw=True, max_tokens=24, temperature=0.9, seed=seed)\n"
     "        for seed in (1, 2))\n%outlier view a b",
     "run.report('{report}')",
@@ -62,13 +62,14 @@ def test_the_view_does_all_of_it(
     page.screenshot(path=PICTURES / f"view-{request.node.callspec.id}.png")
     page.set_viewport_size({"width": 1400, "height": 1300})
     assert_compared(page)
+    assert_kept(page, view)
     assert_reported(page, lab, f"{name}.html")
 
 
 def assert_paced(view: Locator) -> None:
     """The run is shown at the pace that was asked for, and says so; then the view stays."""
     view.scroll_into_view_if_needed()
-    expect(view.locator(".oj-pace")).to_contain_text("shown at 8 tokens/s, computed at ")
+    expect(view.locator(".oj-pace")).to_contain_text("shown at 4 tokens/s, computed at ")
     expect(view.locator(".oj-status")).to_have_text("Done, token limit reached")
     expect(view.locator(".oj-where")).to_have_text("the end")
     expect(view.locator(".oj-pace")).to_be_hidden()
@@ -295,6 +296,17 @@ def assert_compared(page: Page) -> None:
     expect(view.locator(".oj-token.oj-at")).to_have_count(2)
     assert_accessible(page, ".oj-compare", HEADINGS)
     view.screenshot(path=PICTURES / "two-runs.png")
+
+
+def assert_kept(page: Page, view: Locator) -> None:
+    """When the page is loaded again the same view is there, and its kernel answers."""
+    wait_until_idle(page)
+    save(page)
+    page.reload()
+    expect(view.locator(".oj-token")).to_have_count(TOKENS, timeout=START_S * 1000)
+    expect(page.locator(".oj-static:visible")).to_have_count(0)
+    view.locator(".oj-slowest button").first.click()
+    expect(view.locator(".oj-explain-rest-text")).to_contain_text("× the run's median")
 
 
 def assert_reported(page: Page, lab: Lab, name: str) -> None:

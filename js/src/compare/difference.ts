@@ -84,7 +84,7 @@ export class DifferencePanel {
     });
     this.#map.draw(theme, divergingOf(theme), undefined);
     this.panel.setNote(this.#map.note);
-    this.panel.setSubtitle(`up to ${percent(this.#most)} of a layer's choices`);
+    this.panel.setSubtitle(`up to ${percent(this.#most)}`);
     this.panel.setReadout(this.#readout(), this.focus.cell !== null);
   }
 

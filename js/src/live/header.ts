@@ -126,7 +126,7 @@ export class Header {
     );
     this.#set("tokens", integer(state.generated), plural(state.promptTokens, "prompt token"));
     this.#set("hit rate (prefill)", percent(prefill));
-    this.#set("lookups", `${integer(totals.lookups)}, ${percent(all)} hits`);
+    this.#set("lookups", `${integer(totals.lookups)} (${percent(all)} hits)`);
     const resident = nbytes ? bytes(nbytes * state.residentCount) : integer(state.residentCount);
     this.#set("in RAM", resident, [info.cache, plural(state.residentCount, "expert")].join(" · "));
     this.#set("reader", READERS[reader] ?? (reader || NONE), info.reader_note ?? "");

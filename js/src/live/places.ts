@@ -62,16 +62,24 @@ export class Places {
     }
   }
 
+  /** From the newest token back: an expert's last use decides, and soon each in RAM had one. */
   #byRecency(resident: Uint8Array, step: number): void {
     const { levels, state } = this;
     const first = Math.max(state.routing.first, step - LOOK_BACK);
-    for (let i = 0; i < levels.length; i += 1) if (resident[i]) levels[i] = SHADES;
-    const left = Math.log(step - first + 2);
-    for (let at = first; at <= step; at += 1) {
-      const unused = Math.log(step - at + 1) / left;
-      const level = Math.max(1, Math.ceil(unused * SHADES));
+    let left = 0;
+    for (let i = 0; i < levels.length; i += 1) {
+      if (!resident[i]) continue;
+      levels[i] = SHADES;
+      left += 1;
+    }
+    const oldest = Math.log(step - first + 2);
+    for (let at = step; at >= first && left; at -= 1) {
+      const level = Math.max(1, Math.ceil((Math.log(step - at + 1) / oldest) * SHADES));
+      if (level === SHADES) return;
       for (const index of state.routing.indices(at, state.experts)) {
-        if (resident[index]) levels[index] = level;
+        if (!resident[index] || levels[index] !== SHADES) continue;
+        levels[index] = level;
+        left -= 1;
       }
     }
   }

@@ -2,9 +2,9 @@
 
 export const NONE = "–";
 
-/** 1234567 → "1 234 567", with a narrow no-break space. */
+/** 1234567 → "1,234,567", as formatting.py. */
 export function integer(value: number): string {
-  return String(Math.round(value)).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
+  return String(Math.round(value)).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 }
 
 /** Three significant digits, no exponent: 0.123, 1.23, 12.3, 123; one digit below 0.001: 0.0004. */

@@ -109,7 +109,7 @@ test("a token that is not among the likeliest has a bar of its own, and its rank
   await open(12);
   await tell({ ...LIKELY, chosen: [1234, " pond", Math.log(0.001)], rank: 1370 });
   expect(bars()).toHaveLength(4);
-  expect(bars()[3].textContent).toBe("“\u00a0pond”0.1\u202f% · rank\u202f1\u202f370");
+  expect(bars()[3].textContent).toBe("“\u00a0pond”0.1\u202f% · rank\u202f1,370");
   expect(bars()[3].title).toContain("6.91\u202fnats");
 });
 
