@@ -53,6 +53,14 @@ UNCOMPUTABLE = (AttributeError, IndexError, KeyError, NotImplementedError, TypeE
 """What mlx-lm's models and MLX raise for shapes, types or options that do not match."""
 
 
+def uncomputable(error: BaseException) -> UnsupportedModel:
+    """What to raise for one of UNCOMPUTABLE."""
+    return UnsupportedModel(
+        f"this model cannot be computed as its config.json says ({brief(error)}): "
+        "check the file, or copy it from the original model"
+    )
+
+
 class Decoding:
     """Generates from `prompt`, the ids not yet in the KV cache `kv`, until done or stopped.
 
@@ -253,10 +261,7 @@ class Decoding:
             )
         except UNCOMPUTABLE as error:
             if options.kv_bits is None:
-                raise UnsupportedModel(
-                    f"this model cannot be computed as its config.json says ({brief(error)}): "
-                    "check the file, or copy it from the original model"
-                ) from error
+                raise uncomputable(error) from error
             raise OptionError(
                 f"mlx-lm cannot run this model with a KV cache of {options.kv_bits} bits in groups "
                 f"of {options.kv_group_size} ({error}): change kv_group_size or leave kv_bits out"

@@ -44,6 +44,7 @@ from ..values import refused
 from .adapters import adapter_words, apply_adapter, with_adapter
 from .choose_reader import open_experts
 from .close import check_can_load, free_unreachable
+from .decode import UNCOMPUTABLE, uncomputable
 from .engine import Engine
 from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
@@ -157,7 +158,7 @@ def _opened(
         undo.callback(installed.release)
     _read_dense(module, checkpoint, reader)
     if native:
-        native.finish(options.quiet)
+        _swap(native, options.quiet)
     info = _info(model, switches, installed.slots, reader, options, own_top_k)
     info = replace(info, hosts=tuple(rank.host for rank in installed.rank_states))
     info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
@@ -281,6 +282,14 @@ def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | 
         undo.callback(native.cancel)
         native.begin()
     return native
+
+
+def _swap(native: Native, quiet: bool) -> None:
+    """Have the CPU kernels compute; UnsupportedModel is raised where the config makes no sense."""
+    try:
+        native.finish(quiet)
+    except UNCOMPUTABLE as error:
+        raise uncomputable(error) from error
 
 
 def read_all_experts(engine: Engine) -> None:

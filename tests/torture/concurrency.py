@@ -295,7 +295,7 @@ def kernel_shutdown() -> str:
         client = manager.client()
         client.start_channels()
         try:
-            client.wait_for_ready(timeout=WATCHDOG_S)
+            client.wait_for_ready(timeout=3 * WATCHDOG_S)
             begun = Path(folder) / "begun"
             client.execute(
                 "import outlier_jupyter, pathlib\nfrom outlier_jupyter.events import StepDone\n"
@@ -304,7 +304,7 @@ def kernel_shutdown() -> str:
                 f"engine.subscribe(lambda event: pathlib.Path({str(begun)!r}).touch(), StepDone)\n"
                 "view = outlier_jupyter.watch(engine, 'Hi', max_tokens=100_000)"
             )
-            end = time.monotonic() + WATCHDOG_S
+            end = time.monotonic() + 3 * WATCHDOG_S
             while not begun.exists():
                 if time.monotonic() > end:
                     return "no run began in the kernel"
@@ -314,6 +314,8 @@ def kernel_shutdown() -> str:
             while manager.is_alive() and time.monotonic() < end:
                 time.sleep(0.05)
             return "the kernel did not end" if manager.is_alive() else ""
+        except RuntimeError as error:
+            return f"no kernel began: {error}"
         finally:
             client.stop_channels()
             if manager.is_alive():

@@ -1,10 +1,10 @@
 """SIGINT at random moments of a load, a prefill, a decode (with one token in compiled code and
-with MLX's), a repack, a sweep, a save, a resize and a close; in half of the tries a second one up
-to 30 ms later. Prefill and decode are ended by `stop()` and by a cancelled `agenerate`, too. After
+with MLX's), a batch of prompts, a repack, a sweep, a save, a resize and a close; in half of the
+tries a second one up to 30 ms later. Prefill and decode are ended by `stop()` and by a cancelled
+`agenerate`, too, and a batch by `stop()`; what they made is a beginning of the right tokens. After
 each try the engine's next call gives the tokens of a fresh engine, its slot tables are in order, no
 read is in flight, the signal's handler is the one from before, and no thread or open file is left.
-A file is the old one, the new one, or not there, and its folder has no other. Several
-prompts at once are interrupted in a test alone.
+A file is the old one, the new one, or not there, and its folder has no other.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import outlier_jupyter
 from outlier_jupyter import Engine, Run
 from outlier_jupyter.errors import OutlierError
+from outlier_jupyter.runs.many import ManyInterrupted
 from outlier_jupyter.runs.run import Interrupted
 from tests.inspection import fetch_under_way, inside, kernel_reads_in_flight, reading_threads
 from tests.interrupting import open_files, threads
@@ -35,7 +36,8 @@ TITLE = "Interrupts at any moment"
 GROUP = 5.0
 QUICK_S = 0.5
 LONG_S = 900.0
-UNITS = ("load", "prefill", "decode", "decode-mlx", "repack", "sweep", "save", "resize", "close")
+UNITS = ("load", "prefill", "decode", "decode-mlx", "batch", "repack", "sweep", "save", "resize",
+         "close")  # fmt: skip
 MOST = 300
 """Tries of a unit, at the most."""
 QUESTION = "What is an expert?"
@@ -167,9 +169,11 @@ def run_tries(place: Range, scratch: Path) -> Tries:
             way = place.rng.choice(("SIGINT", "SIGINT", "stop()", "a cancelled task"))
             if way == "SIGINT":
                 failed = place.shoot(usual, lambda: engine.generate(text, **options))
+            elif way == "stop()":
+                failed = stopped(engine, place.delays(usual)[0],
+                                 lambda: engine.generate(text, **options))  # fmt: skip
             else:
-                by = stopped if way == "stop()" else cancelled
-                failed = by(engine, place.delays(usual)[0], text, options)
+                failed = cancelled(engine, place.delays(usual)[0], text, options)
             run = engine.last_run
             made = run.tokens.tolist() if run is not None else []
             if run is not None and run.prompt == text and made != whole[: len(made)]:
@@ -180,13 +184,13 @@ def run_tries(place: Range, scratch: Path) -> Tries:
             )
 
 
-def stopped(engine: Engine, delay_s: float, text: str, options: dict[str, Any]) -> str:
-    """Stop a run from another thread."""
+def stopped(engine: Engine, delay_s: float, call: Callable[[], object]) -> str:
+    """Stop what a call runs, from another thread."""
     timer = threading.Timer(delay_s, engine.stop)
     timer.start()
     try:
         with suppress(Interrupted):
-            engine.generate(text, **options)
+            call()
     except Exception as error:
         return f"stop() ended it with {type(error).__name__}: {error}"
     finally:
@@ -207,6 +211,37 @@ def cancelled(engine: Engine, delay_s: float, text: str, options: dict[str, Any]
     except Exception as error:
         return f"cancelling ended it with {type(error).__name__}: {error}"
     return ""
+
+
+def batch_tries(place: Range, scratch: Path) -> Tries:
+    """Several prompts at once: each has a beginning of its own tokens."""
+    texts = (QUESTION, LONG_QUESTION, "Once upon a time", "Hello")
+    with place.opened() as engine:
+        engine.tokenizer.eos_token_ids = set()
+        place.reference = place.tokens(engine)
+
+        def together() -> list[list[int]]:
+            try:
+                many = engine.generate_many(texts, max_tokens=12, reuse_kv=False, at_once=3)
+            except ManyInterrupted as stopped:
+                made.extend((number, run.tokens.tolist())
+                            for number, run in enumerate(stopped.runs.runs) if run)  # fmt: skip
+                raise
+            return [run.tokens.tolist() for run in many]
+
+        made: list[tuple[int, list[int]]] = []
+        whole, usual = together(), place.usual(together)
+        while True:
+            made.clear()
+            way = place.rng.choice(("SIGINT", "SIGINT", "stop()"))
+            if way == "SIGINT":
+                failed = place.shoot(usual, together)
+            else:
+                failed = stopped(engine, place.delays(usual)[0], together)
+            for number, tokens in made:
+                if tokens != whole[number][: len(tokens)]:
+                    failed = failed or f"prompt {number} has {tokens} in place of {whole[number]}"
+            yield f"{way} during a batch of prompts", failed or place.wrong_with(engine)
 
 
 def repack_tries(place: Range, scratch: Path) -> Tries:
@@ -310,8 +345,9 @@ def close_tries(place: Range, scratch: Path) -> Tries:
 
 
 UNIT_TRIES: dict[str, Callable[[Range, Path], Tries]] = {
-    "load": load_tries, "prefill": run_tries, "decode": run_tries, "repack": repack_tries,
-    "sweep": sweep_tries, "save": save_tries, "resize": resize_tries, "close": close_tries,
+    "load": load_tries, "prefill": run_tries, "decode": run_tries, "batch": batch_tries,
+    "repack": repack_tries, "sweep": sweep_tries, "save": save_tries, "resize": resize_tries,
+    "close": close_tries,
 }  # fmt: skip
 
 

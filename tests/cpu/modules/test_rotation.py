@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from mlx_lm.models.rope_utils import initialize_rope
 import outlier_jupyter
 from outlier_jupyter.cpu.kernels import HeadRotation
 from outlier_jupyter.cpu.modules.rotation import is_fixed, rotation_of
+from outlier_jupyter.errors import UnsupportedModel
+from outlier_jupyter.testing import tiny_checkpoint
 from tests.models import checkpoint, tiny_config
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 0.7}
@@ -50,3 +54,12 @@ def test_a_model_with_yarn_is_native(tmp_path):
     with outlier_jupyter.load(folder, cache_experts=4, kernels="auto") as engine:
         names = {type(module).__name__ for _, module in engine.model.named_modules()}
     assert {"NativeAttentionBlock", "NativeTransformerBlock"} <= names
+
+
+def test_a_base_that_is_no_number_is_refused_by_a_sentence(tmp_path):
+    """A config may say anything; it was another library's ValueError."""
+    folder = tiny_checkpoint(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": "x"}))
+    with pytest.raises(UnsupportedModel, match="cannot be computed as its config"):
+        outlier_jupyter.load(folder, cache_experts=6, kernels="auto", quiet=True)
