@@ -8,8 +8,9 @@ from tests.torture import corpus, fuzzing
 from tests.torture.counts import Skipped
 from tests.torture.subjects import subjects
 
-SLOW = {"decode-mlx", "sweep", "places", "notebook"}
-"""Units whose quick form is in other tests: of interrupts line by line, of sweeps, in a browser."""
+SLOW = {"decode-mlx", "sweep", "places", "notebook", "groups", "limits", "stalls"}
+"""Units whose quick form is in other tests: of interrupts line by line, of sweeps, in a browser, of
+limits of memory and of the system's reports."""
 UNITS = [(subject, unit) for subject in subjects() for unit in subject.units if unit not in SLOW]
 
 
