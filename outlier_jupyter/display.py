@@ -22,6 +22,7 @@ VIEWS = {
     "Trace.view": "notebook.live.widget:of_trace",
     "Trace.sizing": "notebook.render.figures.cache_sizes:sizes_figure",
     "Trace.measures": "notebook.render.figures.routing:measures_figure",
+    "HostsAnswer.html": "notebook.render.static.answer:hosts_html",
     "WhatIfAnswer.html": "notebook.render.static.answer:what_if_html",
     "MeasuresAnswer.html": "notebook.render.static.answer:measures_html",
     "Status.ready": "notebook.render.static.answer:ready_html",

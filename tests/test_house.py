@@ -42,7 +42,7 @@ ROOMS = {
     "system": set(),
     "checkpoint": {"system"},
     "cpu": {"checkpoint", "residency", "system"},  # compiled lookups and reads
-    "distributed": set(),
+    "distributed": {"residency"},
     "paging": {"checkpoint", "distributed", "residency", "system"},
     "trace": {"residency", "system"},
     "runs": {"system", "trace"},

@@ -5,8 +5,8 @@ ranks; each computes the experts that it owns, and MLX's `all_sum` over their ri
 No MLX here: `engine/rank_worker` is a rank's program, `paging/elsewhere` the layers' side.
 """
 
+from ..residency.placement import Placement, even, learned
 from .hosts import Host, hosts_of
-from .placement import Placement, even, learned
 from .ranks import Ranks
 
 __all__ = ["Host", "Placement", "Ranks", "even", "hosts_of", "learned"]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..residency.placement import Placement
 from .hosts import Host
 from .layer_report import BUSY_US, CHECK, FAILED, GONE_LAYER, READS, LayerReport, check_word
 from .messages import Message, Payload
-from .placement import Placement
 from .rank_group import LOAD_S, LOAD_SILENT_S, RankGroup
 from .rank_state import LayerOutput
 

@@ -325,17 +325,22 @@ def _costs(
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config
     heads = inner.get("num_attention_heads")
-    outs = [(part.name, part.shape[0]) for s in switches for part in s.parts
-            if part.name.endswith(".weight")]  # fmt: skip
-    last = ("down_proj.weight", "fc2.weight")
     return Costs.of(
         top_k=top_k or 1,
-        hidden=max((out for name, out in outs if name in last), default=0),
-        width=max((out for name, out in outs if name not in last), default=0),
+        hidden=_rows(switches, True),
+        width=_rows(switches, False),
         heads=heads if isinstance(heads, int) else 0,
         fused=mx.default_device() == mx.gpu,
         bounded=native is not None and native.attends,
     )
+
+
+def _rows(switches: Sequence[MoeSwitch], last: bool) -> int:
+    """The most outputs of an expert's last matrices, or of its others."""
+    of_last = ("down_proj.weight", "fc2.weight")
+    return max((part.shape[0] for s in switches for part in s.parts
+                if part.name.endswith(".weight") and (part.name in of_last) == last),
+               default=0)  # fmt: skip
 
 
 def _info(
@@ -363,6 +368,7 @@ def _info(
         kernels="cpu" if compiled else "mlx",
         policy=options.policy,
         banks=_banks(switches),
+        width=_rows(switches, True),
         machine=machine_words(processor_words() if compiled else ""),
         versions=versions(),
         changed_output=changed,

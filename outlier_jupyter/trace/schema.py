@@ -93,6 +93,7 @@ class TraceInfo:
         versions: of Python, MLX and the libraries, by name.
         absent: the arrays that were not recorded; they hold placeholder values.
         hosts: the host of each rank that the experts were spread over; () where one process reads.
+        width: the numbers of a layer's input for each token; 0 if unknown.
         changed_output: why the output differs from the model's own, "" if it does not: another
             `top_k`, changed routing, a quantised or truncated KV cache, or logits that were changed
             before sampling (a bias, own processors, a schema).
@@ -118,4 +119,5 @@ class TraceInfo:
     versions: dict[str, str] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    width: int = 0
     changed_output: str = ""

@@ -25,6 +25,7 @@ from . import files, tables, what_if
 from .eviction_order import EvictionOrder, EvictionOrders
 from .explain import Explainer, Explanation
 from .schema import LAYER_PARTS, TraceInfo
+from .what_if_hosts import HOSTS, what_if_hosts
 
 if TYPE_CHECKING:
     import pandas
@@ -237,6 +238,10 @@ class Trace:
     ) -> pandas.DataFrame:
         """What other caches would have hit and read: see `trace.what_if`."""
         return what_if.what_if(self, slots, policies, _traces(after))
+
+    def what_if_hosts(self, hosts: Sequence[int] = HOSTS, **options: Any) -> pandas.DataFrame:
+        """The same with the experts spread over n machines: see `trace.what_if_hosts`."""
+        return what_if_hosts(self, hosts, **options)
 
     def sizing(self) -> Any:
         """The old name of `run.figures.what_if()`, kept for one release; it was a slider."""

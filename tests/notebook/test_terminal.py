@@ -38,6 +38,8 @@ def test_a_prompt_is_run_printed_and_saved(saved: Path) -> None:
         (["open", "{run}"], "tokens/s"),
         (["what-if", "--run", "{run}", "--slots", "8", "--policy", "lru"], "of lookups would hit"),
         (["what-if", "--run", "{run}", "--slots", "8", "--frame"], "decode_hit_rate"),
+        (["what-if", "--run", "{run}", "--hosts", "1", "--hosts", "2"], "By prediction"),
+        (["what-if", "--run", "{run}", "--hosts", "2", "--disk-gb", "1", "--frame"], "imbalance"),
         (["explain", "1", "--run", "{run}"], "token 1"),
         (["expert", "0:1", "{run}"], "Expert 1 of layer 0"),
         (["tokens", "1", "--run", "{run}"], "layer 0"),

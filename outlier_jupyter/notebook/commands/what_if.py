@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...errors import OptionError
 from ...residency.policies import POLICIES
 from ...runs.token_experts import named
-from ...trace.answers import WhatIfAnswer, what_if_answer
+from ...trace.answers import FrameAnswer, what_if_answer
+from ...trace.hosts_answer import hosts_answer
+from ...trace.what_if_hosts import PLACEMENTS, Network
 from .command import Command, Session
 from .parsing import add_frame, add_output, variable
 from .run_selection import add_run, runs_named, selected_run
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 
 BOUND = next(spec for spec in POLICIES.values() if spec.make is None)
 """The policy that only a replay can have."""
+OF_HOSTS = ("placement", "latency_ms", "network_gb", "disk_gb")
+"""Flags that go with `--hosts` alone."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +47,28 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--after", action="append", type=variable, metavar="NAME",
         help="a variable that holds an earlier run, to replay first; repeatable, oldest first",
     )  # fmt: skip
+    parser.add_argument(
+        "--hosts", type=int, action="append", metavar="N",
+        help="instead, with the experts spread over so many machines; repeatable. --slots is then "
+        "the cache of each",
+    )  # fmt: skip
+    parser.add_argument(
+        "--placement", metavar="|".join(PLACEMENTS),
+        help="with --hosts, which machine has which expert; learned is balanced by this run",
+    )  # fmt: skip
+    parser.add_argument(
+        "--latency-ms", type=float, metavar="MS",
+        help="with --hosts, from one machine to another (default: "
+        f"{Network().latency_ms:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--network-gb", type=float, metavar="GB",
+        help=f"with --hosts, 10^9 bytes a second of each link (default: {Network().gb_per_s:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--disk-gb", type=float, metavar="GB",
+        help="with --hosts, 10^9 bytes a second of one machine's disk (default: fitted to the run)",
+    )  # fmt: skip
     add_frame(parser)
     add_output(parser, "answer, figure or number")
     add_run(parser)
@@ -48,9 +76,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(
     session: Session, args: dict[str, Any]
-) -> WhatIfAnswer | pandas.DataFrame | go.Figure | int:
+) -> FrameAnswer | pandas.DataFrame | go.Figure | int:
     """Return an answer, its table, a figure, or the number of slots for a hit rate."""
     run = selected_run(session, args)
+    if "hosts" in args:
+        answer = hosts_answer(run.trace, args["hosts"], **_of_hosts(args))
+        return answer.frame if args.get("frame") else answer
+    if alone := [name for name in OF_HOSTS if name in args]:
+        raise OptionError(f"--{alone[0].replace('_', '-')} belongs to --hosts: give --hosts, too")
     options = {name: args[name] for name in ("slots", "policies") if name in args}
     if args.get("figure"):
         figure: go.Figure = run.figures.what_if(**options)
@@ -64,13 +97,33 @@ def _run(
     return found.frame if args.get("frame") else found
 
 
+def _of_hosts(args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `hosts_answer`.
+
+    Raises:
+        OptionError: a flag that does not go with `--hosts`.
+    """
+    for name in ("figure", "hit_rate", "after"):
+        if name in args:
+            raise OptionError(f"--{name.replace('_', '-')} cannot be combined with --hosts")
+    slots, policies = args.get("slots", [None]), args.get("policies", ["default"])
+    if len(slots) > 1 or len(policies) > 1:
+        raise OptionError("--hosts takes one --slots and one --policy: leave the others out")
+    figures = {"latency_ms": "latency_ms", "network_gb": "gb_per_s"}
+    network = replace(Network(), **{figures[n]: args[n] for n in figures if n in args})
+    options = {"slots": slots[0], "policy": policies[0], "network": network}
+    if "disk_gb" in args:
+        options["disk_rate"] = args["disk_gb"] * 1e9
+    return options | ({"placement": args["placement"]} if "placement" in args else {})
+
+
 COMMAND = Command(
     "what-if",
-    "what a run would hit and read with another cache size or policy",
+    "what a run would hit and read with another cache size or policy, or on several machines",
     _run,
     _arguments,
     call="`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` is "
-    "`run.figures.what_if(slots, policies)`",
+    "`run.figures.what_if(slots, policies)`, `--hosts` is `run.trace.what_if_hosts(hosts)`",
     terminal=True,
     group="explain",
 )

@@ -15,7 +15,7 @@ from ....formatting import Table, small
 from ....studies import answers as words
 from ....studies.ablate import Ablation
 from ....studies.sweep_result import Sweep
-from ....trace.answers import MeasuresAnswer, WhatIfAnswer
+from ....trace.answers import FrameAnswer, MeasuresAnswer, WhatIfAnswer
 from ....trace.segment_answers import SegmentsAnswer
 from ....trace.what_if import WhatIf
 from . import answer_charts as charts
@@ -102,6 +102,11 @@ def what_if_html(found: WhatIfAnswer) -> str:
     decoded = bool((trace.phase == 1).any())
     scenes = [caches(rows, trace)] if decoded and len({row["slots"] for row in rows}) > 1 else []
     return answer_html(found.sentence, found.table, scenes, found.notes, [numbers(frame)])
+
+
+def hosts_html(found: FrameAnswer) -> str:
+    """A row per number of machines, and what the prediction rests on."""
+    return answer_html(found.sentence, found.table, (), found.notes, [numbers(found.frame)])
 
 
 def measures_html(found: MeasuresAnswer) -> str:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outlier_jupyter.distributed import even, learned
 from outlier_jupyter.errors import OptionError
+from outlier_jupyter.residency.placement import even, learned
 from outlier_jupyter.residency.replay import simulate
 from tests.residency.routings import routing_of
 

@@ -1,0 +1,120 @@
+"""What a run would read on n machines is exact by the replay; its speed is by a stated formula."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from outlier_jupyter.errors import OptionError, TraceError
+from outlier_jupyter.residency.placement import even
+from outlier_jupyter.residency.replay import simulate
+from outlier_jupyter.trace.hosts_answer import hosts_answer
+from outlier_jupyter.trace.what_if import what_if
+from outlier_jupyter.trace.what_if_hosts import Network, what_if_hosts
+from tests.residency.routings import routing_of
+from tests.trace.made import COMPUTE, NBYTES, PER_BYTE, WAIT, timed_trace
+
+FREE = Network(latency_ms=0, gb_per_s=1e6, layer_ms=0)
+
+
+@pytest.fixture(scope="module")
+def routing():
+    with np.load(Path(__file__).parents[1] / "residency" / "traces.npz") as file:
+        return routing_of(file["olmoe-1b-7b"][:120], 64)
+
+
+@pytest.fixture(scope="module")
+def trace(routing):
+    """On a machine with known costs, whose layers are timed."""
+    return timed_trace(routing, slots=200, slowing=1.0)
+
+
+def test_one_machine_is_the_run_itself(trace):
+    """Hits, bytes and speed are those of `what_if` with the same cache."""
+    [row] = what_if_hosts(trace, [1], network=FREE).to_dict("records")
+    [same] = what_if(trace, [200], ["default"]).to_dict("records")
+    assert row["decode_hit_rate"] == same["decode_hit_rate"]
+    assert row["decode_bytes"] == row["busiest_bytes"] == same["decode_bytes"]
+    assert row["tokens_per_second"] == pytest.approx(same["tokens_per_second"])
+    assert row["imbalance"] == 1 and row["network_ms"] == 0
+
+
+def test_each_machine_is_a_replay_of_its_own_experts(trace, routing):
+    """Bytes of all and of the busiest; a layer waits for the machine that reads most."""
+    [row] = what_if_hosts(trace, [4], slots=50, network=FREE).to_dict("records")
+    own = np.stack(even(routing.experts_per_layer, 4))
+    rank_of = own[np.arange(routing.experts.shape[1])[:, None], routing.experts]
+    reads = [
+        simulate(
+            replace(routing, experts=np.where(rank_of == rank, routing.experts, -1)), "default", 50
+        ).reads
+        for rank in range(4)
+    ]
+    totals = [int(each.sum()) * NBYTES for each in reads]
+    longest = np.max(reads, axis=0)
+    assert (row["decode_bytes"], row["busiest_bytes"]) == (sum(totals), max(totals))
+    assert row["decode_waits"] == int((longest > 0).sum())
+    expected = WAIT * (longest > 0).sum() + PER_BYTE * NBYTES * longest.sum()
+    assert row["read_ms"] == pytest.approx(expected / len(longest) / 1e6, rel=0.1)
+    assert row["compute_ms"] == pytest.approx(COMPUTE / 1e6, rel=0.1)
+    assert row["resident_gb"] == pytest.approx(50 * NBYTES / 1e9)
+
+
+def test_the_network_s_term_is_stated():
+    """Input to all, 2 (n - 1) steps of a ring, and the sum back; nothing with one machine."""
+    network = Network(latency_ms=0.2, gb_per_s=1.0, layer_ms=0.3)
+    assert network.exchange_ms(1, 1000, 8) == 0
+    sent = 4 * (2 * 1000 + 8 * 1000 * (1 + 1)) / 1e6
+    assert network.exchange_ms(2, 1000, 8) == pytest.approx(0.3 + 4 * 0.2 + sent)
+    assert network.exchange_ms(64, 1000, 8) > 128 * 0.2
+
+
+def test_a_measured_disk_and_a_learned_placement_are_used(trace):
+    """A disk of a given rate prices the bytes; a placement by the run itself is better balanced."""
+    slow, fast = (
+        what_if_hosts(trace, [2], disk_rate=rate, network=FREE).iloc[0] for rate in (1e8, 1e10)
+    )
+    assert slow.read_ms > 10 * fast.read_ms
+    evenly, balanced = (
+        what_if_hosts(trace, [8], placement=kind).iloc[0] for kind in ("even", "learned")
+    )
+    assert balanced.imbalance < evenly.imbalance
+
+
+def test_the_answer_states_what_it_rests_on(trace):
+    """To 64 machines, with the costs, the network and the assumptions."""
+    found = hosts_answer(trace)
+    assert found.frame.hosts.tolist() == [1, 2, 4, 8, 16, 32, 64]
+    text = " ".join(str(found).split())
+    assert "By prediction" in text and "the network: 0.100 ms" in text
+    assert "nothing overlaps with an exchange" in text and "<table" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"hosts": [0]}, "from 1 to 64"),
+        ({"hosts": [65]}, "from 1 to 64"),
+        ({"hosts": []}, "from 1 to 64"),
+        ({"slots": 0}, "of each machine"),
+        ({"placement": "best"}, "placement"),
+        ({"policy": "best"}, "policy"),
+        ({"disk_rate": 0}, "bytes a second"),
+        ({"network": Network(gb_per_s=0)}, "gb_per_s=0"),
+        ({"network": Network(latency_ms=-1)}, "latency_ms=-1"),
+    ],
+)
+def test_figures_that_cannot_be_used_are_refused(trace, options, what):
+    """In one sentence."""
+    with pytest.raises(OptionError, match=what):
+        what_if_hosts(trace, **options)
+
+
+def test_a_run_of_several_machines_is_refused(trace):
+    """Its times are not those of one."""
+    many = replace(trace, info=replace(trace.info, hosts=("a", "b")))
+    with pytest.raises(TraceError, match="a run of one process"):
+        what_if_hosts(many)
