@@ -37,11 +37,14 @@ class Ranks(RankGroup):
         ends = np.cumsum([rank.state.slots for rank in self._ranks])
         return [0, *ends[:-1].tolist()]
 
-    def load(self, placement: Placement, wanted: Message, payload: Payload = b"") -> list[Message]:
+    def load(
+        self, placement: Placement, wanted: Message, each: Sequence[Message], payload: Payload = b""
+    ) -> list[Message]:
         """Have all ranks load their share, and join the ring; their answers to the first.
 
         Args:
-            wanted: the model and its options.
+            wanted: the model's options.
+            each: what differs from rank to rank: the model's folder.
 
         Raises:
             OutlierError: a rank cannot load it, or ended.
@@ -49,7 +52,9 @@ class Ranks(RankGroup):
         self.placement = placement
         layers = [each.tolist() for each in placement]
         messages = [
-            {"do": "load", "rank": rank, "ranks": len(self), "placement": layers} | wanted
+            {"do": "load", "rank": rank, "ranks": len(self), "placement": layers}
+            | wanted
+            | each[rank]
             for rank in range(len(self))
         ]
         found = self._all(messages, (LOAD_S, LOAD_SILENT_S), payload)

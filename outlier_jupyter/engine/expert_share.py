@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ..checkpoint import Reader
 from ..checkpoint.model_folder import ModelFolder
+from ..checkpoint.shard import check_share
 from ..cpu.modules import native as native_part
 from ..cpu.modules import wanted as native_wanted
 from ..errors import OptionError
@@ -73,6 +74,7 @@ class ExpertShare:
         """
         settings = make(LoadOptions, options)
         path = resolve(model, settings.revision, quiet=True)
+        check_share(path, mine)
         folder = ModelFolder(path, trusted=settings.trust_remote_code)
         module, _, checkpoint, switches = open_model(folder, None, settings.force)
         pins = parse_pins(settings.pin, [switch.experts for switch in switches])

@@ -22,6 +22,7 @@ from mlx.utils import tree_reduce
 
 from ..checkpoint import Checkpoint, Reader
 from ..checkpoint.model_folder import ModelFolder
+from ..checkpoint.shard import check_whole
 from ..cpu.modules import native as native_part
 from ..cpu.modules import processor_words
 from ..cpu.modules import wanted as native_wanted
@@ -52,7 +53,7 @@ from .open_checkpoint import Opened, open_model, open_tokenizer, warn_if_not_pag
 from .prefill_chunk import Costs
 from .routing_history import Experts, RoutingHistory
 from .sampling import model_sampling
-from .spread import load_ranks, local_options, start_ranks
+from .spread import here, load_ranks, local_options, start_ranks
 from .top_k import check_top_k, top_k_of
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ def load(
     if replacing is not None and not isinstance(replacing, Engine):
         raise refused("replacing", replacing, "an engine, or nothing")
     free_unreachable()
-    path = resolve(path_of("model", model), settings.revision, settings.quiet)
+    path = resolve(here(path_of("model", model), settings), settings.revision, settings.quiet)
     folder = ModelFolder(path, trusted=settings.trust_remote_code)
+    if not settings.spread:
+        check_whole(path)
     folder.check_tokenizer()
     return _load(place(model, 1000), folder, settings, clock, replacing)
 

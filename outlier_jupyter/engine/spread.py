@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,9 @@ from .open_checkpoint import Opened
 
 HERE = ("hosts", "hostfile", "placement", "warm", "top_k", "adapter", "kept_kv_gb", "kernels")
 """The options of the driving process alone; all others are the ranks'."""
+EVEN = "even"
+SHARD = "{shard}"
+"""In a model's name, the number of the rank that loads it, from 1."""
 
 
 def start_ranks(options: LoadOptions, undo: ExitStack) -> Ranks | None:
@@ -59,11 +64,15 @@ def load_ranks(
     values = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in HERE}
     values["quiet"] = True
     values["kernels"] = "auto" if compiled else "mlx"
-    wanted, payload = {"model": model, "options": values}, b""
+    wanted: dict[str, Any] = {"options": values}
+    payload = b""
     if earlier is not None:
         wanted["earlier"] = list(earlier.shape)
         payload = np.ascontiguousarray(earlier, np.int16).tobytes()
-    found = ranks.load(_placement(opened, options, len(ranks)), wanted, payload)
+    sizes = [switch.experts for switch in opened.switches]
+    each = [{"model": model.replace(SHARD, str(rank + 1))} for rank in range(len(ranks))]
+    placement = placed(options.placement, sizes, len(ranks))
+    found = ranks.load(placement, wanted, each, payload)
     ours = fingerprint({}, opened.checkpoint.spans)
     for rank, message in enumerate(found):
         if message["model_hash"] != ours:
@@ -73,8 +82,17 @@ def load_ranks(
             )
 
 
-def _placement(opened: Opened, options: LoadOptions, ranks: int) -> Placement:
-    sizes = [switch.experts for switch in opened.switches]
-    if options.placement == "even":
+def placed(placement: str, sizes: Sequence[int], ranks: int) -> Placement:
+    """The rank of each expert of each layer, by the option `placement`.
+
+    Raises:
+        TraceError, OptionError: it names no trace of this model.
+    """
+    if placement == EVEN:
         return even(sizes, ranks)
-    return learned(sizes, ranks, Trace.load(options.placement).experts)
+    return learned(sizes, ranks, Trace.load(placement).experts)
+
+
+def here(model: str, options: LoadOptions) -> str:
+    """The model's folder for this process, which takes the first shard."""
+    return model.replace(SHARD, "1") if options.spread else model

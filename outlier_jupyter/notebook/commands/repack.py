@@ -17,8 +17,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--folder", metavar="FOLDER",
         help="where to write (default: beside the model, or in the cache folder)",
     )  # fmt: skip
+    parser.add_argument(
+        "--shard", metavar="I/N",
+        help="write only what rank I of N needs, as 1/4, to --folder: its experts, and all that is "
+        "not experts",
+    )  # fmt: skip
     add_output(parser, "Repacked")
-    add_fields(parser, LoadOptions, ("revision", "trust_remote_code", "quiet"))
+    add_fields(parser, LoadOptions, ("placement", "revision", "trust_remote_code", "quiet"))
 
 
 def _run(session: Session, args: dict[str, Any]) -> None:
