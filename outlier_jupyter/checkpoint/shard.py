@@ -8,17 +8,16 @@ files have holes there, which take no room on disk (file systems of Linux and ma
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError, OptionError, RepackFailed, brief, place
-from ..system.files import regular, write
+from ..system.files import regular, write, write_by
 from .array_views import Piece
 from .layout import ByteRange, Checkpoint
 from .records import Layers
@@ -188,21 +187,18 @@ def _copy(
     source: Path, to: Path, ranges: Sequence[tuple[int, int]], each: Callable[[int], object]
 ) -> int:
     """Copy the ranges to the same places of a new file of the same size; the bytes copied."""
-    partial, total = to.with_name(to.name + ".partial"), 0
-    with source.open("rb") as reading, partial.open("wb") as writing:
-        os.truncate(partial, source.stat().st_size)
-        for begin, end in ranges:
-            reading.seek(begin)
-            writing.seek(begin)
-            while begin < end:
-                data = reading.read(min(CHUNK, end - begin))
-                if not data:
-                    raise RepackFailed(f"{place(source)} has become shorter: copy it again")
-                writing.write(data)
-                begin += len(data)
-                total += len(data)
-                each(len(data))
-        writing.flush()
-        os.fsync(writing.fileno())
-    partial.replace(to)
-    return total
+    with source.open("rb") as reading:
+
+        def copy(writing: BinaryIO) -> None:
+            writing.truncate(source.stat().st_size)
+            for begin, end in ranges:
+                reading.seek(begin)
+                writing.seek(begin)
+                for at in range(begin, end, CHUNK):
+                    size = min(CHUNK, end - at)
+                    if writing.write(reading.read(size)) < size:
+                        raise RepackFailed(f"{place(source)} has become shorter: copy it again")
+                    each(size)
+
+        write_by(to, copy, RepackFailed, "the shard")
+    return sum(end - begin for begin, end in ranges)
