@@ -60,7 +60,7 @@ def build(
                     sits[lost_layer, lost] = False
                 resident[(layer, expert)], sits[layer, expert] = None, True
                 nanoseconds = int(rng.lognormal(13.4, 0.35))
-                reads.append((a, layer, expert, 2_000_000, len(reads) * 10**6, nanoseconds))
+                reads.append((a, layer, expert, 2_000_000, len(reads) * 10**6, nanoseconds, 0))
     about: dict[str, Any] = {
         "model": "made-up MoE",
         "experts_per_layer": (experts,) * layers,

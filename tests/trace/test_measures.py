@@ -52,7 +52,7 @@ def runs(draw: st.DrawFn) -> tuple[Trace, list[Residents]]:
                     evicted.append((step, *resident.pop(0), layer, expert))
                 resident.append((layer, expert))
                 size, ns = rng.integers(1, 1000, 2)
-                reads.append((step, layer, expert, size, 0, 1000 * ns))
+                reads.append((step, layer, expert, size, 0, 1000 * ns, 0))
         step += length
         after += [set(resident)] * length
     trace = Trace(
