@@ -43,6 +43,7 @@ VIEWS = {
     "Ablation.figure": "notebook.render.figures.studies:ablation_figure",
     "Ablation.html": "notebook.render.static.answer:ablation_html",
     "Variants.html": "notebook.render.static.variants:html",
+    "Variants.view": "notebook.live.variants_view:VariantsView",
     "Sweep.html": "notebook.render.static.answer:sweep_html",
     "Sweep.figure": "notebook.render.figures.studies:sweep_figure",
 }

@@ -74,9 +74,10 @@ class Variants:
         """A row per variant: the fields, then its numbers.
 
         They are `text`, `tokens`, `logprob` (of the wanted answer, nats), `misses`, `hit_rate`,
-        `bytes`, `seconds` (of the calls that it shared), `distance` (of its routing from the
-        first variant's, bits above chance, mean of the layers), `p` (the least of the layers,
-        corrected for their number; NaN with too few tokens), `finish` and `error`.
+        `decode_hit_rate` (without the prompt's), `bytes`, `seconds` (of the calls that it shared),
+        `distance` (of its routing from the first variant's, bits above chance, mean of the layers),
+        `p` (the least of the layers, corrected for their number; NaN with too few tokens),
+        `finish` and `error`.
         """
         import pandas
 
@@ -128,7 +129,7 @@ class Variants:
         """A row per variant as texts, headings first."""
         heads = ["", *self.fields, "text", "tokens"]
         heads += ["log-probability"] if self.wanted is not None else []
-        heads += ["misses", "hit rate", "read", "s", "distance", "p"]
+        heads += ["misses", "hit rate in decode", "read", "s", "distance", "p"]
         rows = [self._texts(number) for number in range(min(len(self), MOST))]
         return [heads, *rows]
 
@@ -146,13 +147,17 @@ class Variants:
         found += [f"{self.name(n)} failed: {self.runs.errors[n]}" for n in self.runs.failed]
         return found
 
+    def view(self) -> Any:
+        """The table as a widget: sort it by any column, and open a variant's run below it."""
+        return draw("Variants.view", self)
+
     def name(self, number: int) -> str:
         """A variant's values: `tone=formal, n=1`."""
         pairs = zip(self.fields, self.values[number], strict=True)
         return ", ".join(f"{name}={value}" for name, value in pairs)
 
     def __repr__(self) -> str:
-        more = "All numbers: .frame; a variant's run: variants[0]; another order: .sort(…)"
+        more = "All numbers: .frame; a variant's run: variants[0]; to sort and open them: .view()"
         return answer_text(self.sentence, [self.table], self.notes, more)
 
     def _repr_html_(self) -> str:
@@ -172,6 +177,7 @@ class Variants:
             "logprob": self.logprobs[number],
             "misses": none if summary is None else summary.lookups - summary.hits,
             "hit_rate": none if summary is None else summary.hit_rate,
+            "decode_hit_rate": none if summary is None else summary.decode_hit_rate,
             "bytes": none if summary is None else summary.bytes_read,
             "seconds": none if summary is None
             else summary.prefill_seconds + summary.decode_seconds,
@@ -187,7 +193,7 @@ class Variants:
         cells = [str(number), *map(str, self.values[number])]
         cells += [line if len(line) <= SHOWN else line[: SHOWN - 1] + "…", f"{row['tokens']:,}"]
         cells += [three(row["logprob"])] if self.wanted is not None else []
-        cells += [three(row["misses"]), percent(row["hit_rate"])]
+        cells += [three(row["misses"]), percent(row["decode_hit_rate"])]
         cells += [
             "–" if np.isnan(row["bytes"]) else size_words(row["bytes"]),
             three(row["seconds"]),

@@ -52,7 +52,7 @@ class Cost:
     def __str__(self) -> str:
         """One sentence: the cost of a token."""
         if np.isnan(self.compute):
-            return "no times were recorded, so no speed is predicted"
+            return "no times of its own were recorded, so no speed is predicted"
         compute = f"{three(self.compute / 1e6)} ms of compute per token"
         if np.isnan(self.per_byte):
             return compute + "; this trace has no reads, so their cost is unknown"
@@ -64,10 +64,11 @@ class Cost:
 
 
 def fit(trace: Trace) -> Cost:
-    """The cost of a decode call, fitted to the decode calls of `trace`."""
+    """The cost of a decode call, fitted to the decode calls of `trace`, if they are its own."""
     calls = trace.calls
     decode = np.flatnonzero((calls["phase"] == DECODE) & (calls["steps"] == 1) & (calls["ns"] > 0))
-    if len(decode) < LEAST_CALLS or not (trace.has("calls") and trace.has("reads")):
+    known = trace.has("calls") and trace.has("reads") and not trace.shared
+    if len(decode) < LEAST_CALLS or not known:
         return Cost(*4 * [float("nan")])
     took = calls["ns"][decode].astype(np.float64)
     nbytes = np.zeros((len(calls), max(trace.layers, 1)))

@@ -72,6 +72,11 @@ class EvictionOrders:
                 "the eviction order is not known: this trace has no size of the cache, reads or "
                 "evictions; record it with this package"
             )
+        if trace.shared:
+            raise TraceError(
+                "the eviction order is not known: this run shared its calls with other prompts, "
+                "whose lookups are not in its trace; run the prompt by itself"
+            )
         if spec is None or spec.make is None:
             raise TraceError(
                 f"the eviction order is not known: no policy {info.policy!r} is registered here; "

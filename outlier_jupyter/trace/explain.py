@@ -182,6 +182,11 @@ class Explainer:
     ) -> Explanation:
         """See `Trace.explain`."""
         trace = self._trace
+        if trace.shared:
+            raise TraceError(
+                "this run shared its calls with other prompts, whose reads are not in its trace, "
+                "so a token's time cannot be explained: run the prompt by itself"
+            )
         if not -trace.steps <= step < trace.steps:
             raise OptionError(
                 f"step={step!r} is not in this run: it has {trace.steps} steps, from 0"

@@ -201,6 +201,12 @@ class Trace:
         """
         return self._explainer.explain(step, memory_rate=memory_rate)
 
+    @property
+    def shared(self) -> bool:
+        """Whether the run shared calls with other prompts, whose reads are not in this trace."""
+        at_once = self.info.options.get("at_once")
+        return isinstance(at_once, int) and at_once > 1
+
     @cached_property
     def _explainer(self) -> Explainer:
         return Explainer(self)

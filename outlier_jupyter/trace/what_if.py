@@ -92,6 +92,11 @@ def what_if(
 
 def note(trace: Trace) -> str:
     """Why a replay of this trace differs from the run; "" if it does not."""
+    if trace.shared:
+        return (
+            "the run shared its calls and the cache with other prompts, whose lookups are not in "
+            "the trace, so this replay is the prompt by itself"
+        )
     if not trace.info.options.get("measure_loss"):
         return ""
     return (

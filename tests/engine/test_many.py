@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import outlier_jupyter
 from outlier_jupyter.engine.shared_events import divided
-from outlier_jupyter.errors import OptionError, ReadFailed
+from outlier_jupyter.errors import OptionError, ReadFailed, TraceError
 from outlier_jupyter.events import Evicted, PagedIn, Routed, Waited
 from outlier_jupyter.runs.many import ManyInterrupted, SomeFailed
 from outlier_jupyter.testing import FaultyReader
@@ -182,6 +182,18 @@ def test_what_cannot_be_shared_runs_one_after_the_other(engine):
     assert not many.alone
     for prompt, options, run in zip(PROMPTS, [{}, {"mask": "0:1"}] * 2, many, strict=True):
         assert_same_run(engine.generate(prompt, **OPTIONS | options), run)
+
+
+def test_a_shared_run_says_what_its_trace_lacks(engine):
+    """Others' reads are not in it: no token is explained, a replay is of the prompt by itself."""
+    shared = engine.generate_many(PROMPTS[:2], **OPTIONS)[0]
+    alone = engine.generate(PROMPTS[0], **OPTIONS)
+    for refused in (shared.explain, shared.eviction_order):
+        with pytest.raises(TraceError, match="run the prompt by itself"):
+            refused(1)
+    frame = shared.trace.what_if([4, 8])
+    assert "the prompt by itself" in frame.attrs["note"] and frame.tokens_per_second.isna().all()
+    assert alone.explain(1).ms > 0 and not alone.trace.shared
 
 
 def test_what_is_no_list_of_prompts_is_refused(engine):

@@ -112,7 +112,7 @@ def test_without_times_no_speed_is_made_up():
     bare = replace(trace, info=replace(trace.info, absent=("calls", "reads")))
     frame = bare.what_if([200])
     assert frame.tokens_per_second.isna().all()
-    assert frame.attrs["cost"].startswith("no times were recorded")
+    assert frame.attrs["cost"].startswith("no times of its own were recorded")
 
 
 def test_questions_without_an_answer_say_so():

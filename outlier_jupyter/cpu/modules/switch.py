@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from ..kernels import MANY_ROWS, Activation, Bank, Experts, experts_many
+from ..kernels import Activation, Bank, Experts, experts_many
 from .arrays import KINDS, F32s, as_rows, view
 from .linear import format_of
 
 Slots = npt.NDArray[Any]
+
+WORTH_TILES = 1 << 22
+"""Bytes, of the expert of each pair, from which on tiles pay: they are six kernels, not one."""
 
 
 def activation_of(module: Any) -> Activation | None:
@@ -120,7 +123,7 @@ class _Switch:
     def compute(self, x: F32s, slots: Slots) -> F32s:
         """x [rows, width], slots [rows, k] → [rows, k, output]."""
         experts = self.connected()
-        if len(x) > 1 and slots.size >= MANY_ROWS:
+        if len(x) > 1 and slots.size * experts.nbytes >= WORTH_TILES:
             return experts_many(x, slots.astype(np.int64), experts)
         return experts.multiply(x, slots.astype(np.int64))
 

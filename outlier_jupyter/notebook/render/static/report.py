@@ -128,6 +128,9 @@ def _slow(run: Run) -> Iterator[str]:
     found = slowest(run.trace, SLOW).tolist()
     if not found:
         yield "<p>No token was decoded.</p>"
+    if run.trace.shared:
+        yield "<p>The run shared its calls with other prompts: their times are of all.</p>"
+        return
     for step in found:
         if step in made:
             yield explained_html(explainer.explain(step, names), styled=False)
