@@ -31,6 +31,8 @@ from .rank_state import RankState
 
 PING_S = 1.0
 """After so long without an answer all ranks are pinged."""
+PAUSED_S = 3.0
+"""A wait that lasts so much longer than it should: this process itself was stopped."""
 SILENT_S = 20.0
 """A rank that answers no ping for so long is stopped, or its machine is gone."""
 STUCK_S = 180.0
@@ -133,15 +135,20 @@ class RankGroup:
         Args:
             limits: seconds for the command, and for silence.
         """
-        begin = pinged = time.monotonic()
+        begin = pinged = seen = time.monotonic()
         for rank in self._ranks:
             rank.last = begin
         connections = {rank.process.connection: n for n, rank in enumerate(self._ranks)}
         while not done():
             ready, _, _ = select.select(list(connections), [], [], PING_S)
+            if time.monotonic() - seen > PING_S + PAUSED_S:
+                # This process was suspended, as a machine's sleep does: no rank's silence counts.
+                begin = pinged = time.monotonic()
+                for rank in self._ranks:
+                    rank.last = begin
             for connection in ready:
                 self._receive(connections[connection], take)
-            now = time.monotonic()
+            seen = now = time.monotonic()
             if now - begin < PING_S or done():
                 continue
             if now - pinged >= PING_S:

@@ -151,7 +151,11 @@ def _opened(
     switches, reader, threads, rate = reads
     _close(replacing)
     executor = _executor(threads, undo)
+    stamp = with_adapter(fingerprint(config, checkpoint.spans), options.adapter)
+    known = TraceInfo(experts_per_layer=tuple(s.experts for s in switches), model_hash=stamp)
+    history = RoutingHistory(known, options.warm)
     if ranks is not None:
+        earlier = history.read() if earlier is None else earlier
         load_ranks(ranks, model, opened, wanted, earlier, native is not None)
     with deferred():
         installed = (
@@ -164,7 +168,7 @@ def _opened(
         _swap(native, options.quiet)
     info = _info(model, switches, installed.slots, reader, options, own_top_k)
     info = replace(info, hosts=tuple(rank.host for rank in installed.rank_states))
-    info = replace(info, **_measured(config, checkpoint, module, rate, options.adapter))
+    info = replace(info, model_hash=stamp, disk_rate=rate, dense_nbytes=_nbytes(module))
     give_back()
     with deferred():
         engine = Engine(
@@ -178,7 +182,7 @@ def _opened(
             needs=needs,
             kv_parts=probed.kv_parts if probed else (),
             sampling=model_sampling(folder.generation),
-            ram_gb=ram_gb, history=RoutingHistory(info, options.warm), clock=clock,
+            ram_gb=ram_gb, history=history, clock=clock,
         )  # fmt: skip
         undo.pop_all()
         undo.callback(engine.close)
@@ -378,14 +382,10 @@ def _info(
     )
 
 
-def _measured(
-    config: dict[str, Any], checkpoint: Checkpoint, module: nn.Module, disk_rate: float,
-    adapter: str | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Fields of `TraceInfo`: the checkpoint's hash, bytes of dense weights, the disk's rate."""
+def _nbytes(module: nn.Module) -> int:
+    """Bytes of all weights of a module."""
     total: int = tree_reduce(lambda n, x: n + x.nbytes, module.parameters(), 0)
-    stamp = with_adapter(fingerprint(config, checkpoint.spans), adapter)
-    return {"model_hash": stamp, "dense_nbytes": total, "disk_rate": disk_rate}
+    return total
 
 
 def _banks(switches: Sequence[MoeSwitch]) -> tuple[int, ...]:

@@ -6,11 +6,13 @@ The partial run is kept, this process goes on, and no rank is left behind.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,7 +91,25 @@ def test_a_rank_that_is_stopped_ends_the_run_in_time(engine, phase, monkeypatch)
     assert all(ended(pid) for pid in pids)
 
 
-def test_a_slow_rank_is_waited_for(engine):
+def test_a_suspended_machine_loses_no_rank(engine, monkeypatch):
+    """After a sleep of this process the ranks' silence is counted anew; they have answered."""
+    expected = run(engine).tokens.tolist()
+    monkeypatch.setattr(rank_group, "SILENT_S", 4.0)
+    monkeypatch.setattr(rank_group, "STUCK_S", 4.0)
+    plain, slept = select.select, []
+
+    def asleep(*waited):
+        if slept:
+            return plain(*waited)
+        slept.append(time.sleep(6.0))
+        return [], [], []
+
+    monkeypatch.setattr(rank_group, "select", SimpleNamespace(select=asleep))
+    assert run(engine).tokens.tolist() == expected and slept
+
+
+@pytest.mark.parametrize("phase", [PREFILL, DECODE])
+def test_a_slow_rank_is_waited_for(engine, phase):
     """Stopped for a moment, it changes no token; `stop` ends a run, and the ranks go on."""
     expected = run(engine).tokens.tolist()
     pids = ranks_of(engine).pids
@@ -98,7 +118,7 @@ def test_a_slow_rank_is_waited_for(engine):
         os.kill(pids[1], signal.SIGSTOP)
         threading.Timer(2.0, os.kill, (pids[1], signal.SIGCONT)).start()
 
-    at_layer(engine, DECODE, slow)
+    at_layer(engine, phase, slow)
     assert run(engine).tokens.tolist() == expected
     stopping = engine.subscribe(lambda event: engine.stop(), Routed)
     with pytest.raises(outlier_jupyter.Interrupted):

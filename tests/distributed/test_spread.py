@@ -29,6 +29,19 @@ def generate(engine: outlier_jupyter.Engine) -> list[outlier_jupyter.Run]:
     return [engine.generate("What is it?", raw=True, max_tokens=TOKENS, **each) for each in options]
 
 
+def test_ranks_begin_with_what_earlier_runs_used(models, tmp_path, monkeypatch):
+    """`warm="auto"`: each rank reads its own part of what the model's last runs used."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("OUTLIER_HISTORY", raising=False)
+    model, experts = models["qwen3_moe"]
+    with outlier_jupyter.load(model, cache_experts=experts) as engine:
+        used = generate(engine)[0].trace.experts
+    with outlier_jupyter.load(model, hosts=2, cache_experts=experts) as engine:
+        status, resident = engine.status(), set(map(tuple, engine.resident().tolist()))
+    assert status.tokens_before > 0 and status.ranks[0].resident > 0
+    assert {(0, int(expert)) for expert in np.unique(used[:, 0])} <= resident
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ranks_give_the_tokens_of_one_process(name, ranks, models):
