@@ -172,11 +172,7 @@ def _opened(
     give_back()
     with deferred():
         engine = Engine(
-            model=module,
-            tokenizer=tokenizer,
-            config=config,
-            info=info,
-            options=options,
+            model=module, tokenizer=tokenizer, config=config, info=info, options=options,
             installed=installed, reader=reader, executor=executor,
             costs=_costs(config, switches, options.top_k or own_top_k, native),
             needs=needs,
