@@ -51,7 +51,7 @@ ROOMS = {
     },
     "worker": {"distributed"},  # which loads `engine.rank_worker` by its name
     "studies": {"engine", "paging", "residency", "runs", "system", "trace"},
-    "benchmark": {"checkpoint", "cpu", "engine", "system", "trace"},
+    "benchmark": {"checkpoint", "cpu", "engine", "residency", "system", "trace"},
     "notebook": {
         "benchmark", "engine", "paging", "residency", "runs", "studies", "system", "trace",
     },

@@ -1,26 +1,18 @@
-"""Real routing for models that were not recorded: a trace, resampled to another geometry.
+"""The routing of the benchmark's models: that of a trace, resampled to another geometry.
 
-A layer of the new geometry is composed of layers of the trace. Each of its columns (one of its k
-choices over time) is a column of the trace with renamed experts. So the real model decides how long
-choices last, how often they return, and which moments are similar. A layer with more experts is
-composed of several layers; one with a larger k also takes choices of other moments. The module
-knows no weights and no model files.
+The module knows no weights and no model files.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import TraceError
+from ..residency.resample import Picks, resampled
 from ..trace import Trace
-
-Picks = npt.NDArray[np.int16]
-"""Experts chosen, [tokens, layers, k]."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,10 @@ def resample(
 
     Each text renames the experts anew, so that no text predicts the next one's experts.
     """
-    made = [_text(source, layers, experts, k, seed + number) for number in range(texts)]
+    made = [
+        resampled(source.picks, source.experts, layers, experts, k, seed + number)
+        for number in range(texts)
+    ]
     tokens, old_layers, old_k = source.picks.shape
     same = (layers, experts, k) == (old_layers, source.experts, old_k)
     how = "experts renamed for each text" if same else (
@@ -91,43 +86,3 @@ def resample(
         f"{experts}, top-{k}"
     )  # fmt: skip
     return Routes(np.concatenate(made), tokens, f"{source.name}: {how}")
-
-
-def _text(source: Source, layers: int, experts: int, k: int, seed: int) -> Picks:
-    """One text: a layer with n times the experts is composed of n layers of the trace."""
-    rng = np.random.default_rng(seed)
-    tokens, old_layers, _ = source.picks.shape
-    blocks = max(1, experts // source.experts)
-    room = experts // blocks
-    found = np.empty((tokens, layers, k), np.int16)
-    for layer in range(layers):
-        done = 0
-        for block in range(blocks):
-            share = k // blocks + (block < k % blocks)
-            origin = (layer + block * max(1, old_layers // blocks)) % old_layers
-            names = block * room + rng.permutation(max(room, source.experts)) % room
-            columns = names[source.picks[:, origin]]
-            found[:, layer, done : done + share] = _first(columns, share, block * room, room)
-            done += share
-    return found
-
-
-def _first(columns: npt.NDArray[Any], k: int, low: int, room: int) -> npt.NDArray[Any]:
-    """The first k experts of each row; if it has fewer, those of other moments follow.
-
-    The moments are half of the trace away, then quarters, so frequent experts stay frequent.
-    """
-    if k <= columns.shape[1] and all(len(set(row)) == len(row) for row in columns.tolist()):
-        return columns[:, :k].astype(np.int16)
-    tokens, rows = len(columns), columns.tolist()
-    away = [0, *(tokens * i // 2**n for n in range(1, 7) for i in range(1, 2**n, 2))]
-    found = []
-    for at in range(tokens):
-        chosen: dict[int, None] = {}
-        for by in away:
-            chosen.update(dict.fromkeys(rows[(at + by) % tokens]))
-            if len(chosen) >= k:
-                break
-        chosen.update(dict.fromkeys(range(low, low + room)))
-        found.append(list(chosen)[:k])
-    return np.array(found, np.int16)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from math import floor, log10
 from typing import Any
 
 from ..aliases import alias, with_old_keys
 from ..checkpoint.model_folder import ModelFolder
+from ..cpu.modules import wanted
 from ..display import INERT
 from ..errors import place
 from ..formatting import percent, size_words, three
@@ -27,7 +28,9 @@ from ..system import hub
 from ..system.memory_info import Machine
 from ..values import boolean, checked, path, refused, text
 from .engine import Engine
+from .forecast import Forecast, earlier_routing, forecast, geometry_of
 from .load import probed_of
+from .machine_speed import kept_speed, measure_speed
 from .memory_budget import MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
 from .open_checkpoint import Opened, open_model
 from .prompts import context_of
@@ -78,6 +81,8 @@ class Plan:
         sizes: cache sizes and what they hold, smallest first.
         cache_gb: the advised size; None if the model has no experts or does not fit.
         advice: the reason, in a sentence.
+        forecast: tokens per second for each of `sizes`; None where this machine was not measured,
+            or MLX's kernels compute.
     """
 
     model: str
@@ -100,6 +105,7 @@ class Plan:
     sizes: tuple[CacheSize, ...]
     cache_gb: float | None
     advice: str
+    forecast: Forecast | None = None
 
     @property
     def layers(self) -> int:
@@ -141,13 +147,26 @@ class Plan:
     def table(self) -> list[tuple[str, ...]]:
         """The cache sizes as text: a row of headings, then one row per size."""
         rows: list[tuple[str, ...]] = []
-        rows.append(("cache_gb", "experts", "share", "working sets", "RAM in all", "fits now"))
-        for size in self.sizes:
+        heads = ("cache_gb", "experts", "share", "working sets", "RAM in all")
+        speeds = [each.words() for each in self.forecast.speeds] if self.forecast else []
+        rows.append((*heads, *(["tokens/s"] if speeds else []), "fits now"))
+        for number, size in enumerate(self.sizes):
             mark = " ←" if size.cache_gb == self.cache_gb else ""
             fits = ("yes" if size.fits else "no") + mark
             holds = (f"{size.experts:,}", percent(size.share), three(size.working_sets))
-            rows.append((f"{size.cache_gb:g}", *holds, size_words(size.memory), fits))
+            speed = speeds[number : number + 1]
+            rows.append((f"{size.cache_gb:g}", *holds, size_words(size.memory), *speed, fits))
         return rows
+
+    def expected(self) -> str:
+        """What the forecast says beside the table; "" without one."""
+        if self.forecast is None:
+            return ""
+        enough = self.sizes[self.forecast.knee()]
+        return (
+            f"From cache_gb={enough.cache_gb:g} on, more RAM gains less than a tenth. "
+            f"{self.forecast.words()}"
+        )
 
     def __str__(self) -> str:
         """Facts, table and advice, as lines of text."""
@@ -159,7 +178,7 @@ class Plan:
             for row in rows:
                 cells = [c.rjust(w) for c, w in zip(row[:-1], widths, strict=False)]
                 lines.append("  ".join([*cells, row[-1]]).rstrip())
-        return "\n".join([*lines, "", self.advice])
+        return "\n".join([*lines, "", self.advice, *filter(None, [self.expected()])])
 
     __repr__ = __str__
 
@@ -178,11 +197,12 @@ class Plan:
             f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody><caption>with a context "
             f"of {self.planned_tokens:,} tokens</caption></table>"
         )
-        body = f"<table>{facts}</table>{sizes if rows else ''}<p>{escape(self.advice)}</p>"
+        said = "".join(f"<p>{escape(text)}</p>" for text in (self.advice, self.expected()) if text)
+        body = f"<table>{facts}</table>{sizes if rows else ''}{said}"
         return f'<div class="{INERT}">{body}</div>'
 
 
-@checked(model=path, revision=text, trust_remote_code=boolean)
+@checked(model=path, revision=text, trust_remote_code=boolean, measure=boolean)
 def plan(
     model: str | os.PathLike[str],
     *,
@@ -193,6 +213,7 @@ def plan(
     kernels: str = AUTO,
     kept_kv_gb: float = LoadOptions.kept_kv_gb,
     replacing: Engine | None = None,
+    measure: bool = False,
 ) -> Plan:
     """Report what `load(model)` will find and which cache size fits, from headers alone.
 
@@ -203,6 +224,8 @@ def plan(
         machine: plan for this memory instead of what is free now.
         ram_gb, kernels, kept_kv_gb: as in `load`.
         replacing: an open engine whose memory would be freed first.
+        measure: measure this machine's memory, disk and products for three seconds, and keep that
+            for later plans. A forecast of tokens per second needs it once.
 
     Raises:
         ModelNotFound, CheckpointError, UnsupportedModel, OptionError: the message says what to do.
@@ -217,11 +240,19 @@ def plan(
         formats = dict.fromkeys(expert_format(s) for s in opened.switches)
         dense = dense_nbytes(opened.module, opened.switches)
         probed = probed_of(opened, options.kernels)
+        geometry = geometry_of(opened, probed, dense)
+        if measure and geometry is not None:
+            measure_speed(opened.checkpoint.files if here else (), geometry.expert_nbytes)
     freed = replacing.memory().freed if replacing is not None else 0
     bound = options.ram_gb
     room = MemoryBounds.now(bound, freed) if machine is None else MemoryBounds(machine, 0, bound)
     needs = needs_of(opened.config, dense, probed, options.kept_kv_gb)
-    return _plan(place(model, 1000), here, opened, tuple(formats), probed, needs, room)
+    found = _plan(place(model, 1000), here, opened, tuple(formats), probed, needs, room)
+    speed = kept_speed() if wanted(options.kernels) else None
+    if speed is None or geometry is None:
+        return found
+    slots = [size.experts for size in found.sizes]
+    return replace(found, forecast=forecast(geometry, slots, speed, earlier_routing(opened)))
 
 
 def _plan(

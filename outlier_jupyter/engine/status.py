@@ -134,7 +134,7 @@ class Status:
         last = f"Last run: {self.last_run}." if self.last_run else "No run yet."
         if not self.layers:
             return f"{self.shape}. {last}"
-        used = "all in use" if self.resident == self.slots else f"{self.resident:,} in use"
+        used = "all are there" if self.resident == self.slots else f"{self.resident:,} are there"
         return (
             f"{self.shape}; {self.slots:,} of {self.experts:,} experts fit in RAM "
             f"({size_words(self.bank_nbytes)}), {used}. {last}"

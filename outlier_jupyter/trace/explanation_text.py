@@ -44,7 +44,9 @@ def cause(found: Explanation) -> str:
         return ""  # as the headline says
     most = max(more, key=lambda name: more[name] if extra > 0 else -more[name])
     # Medians of parts do not add up to the median of the calls: the largest may be less than half.
-    due = "mostly due to" if abs(more[most]) > abs(extra) / 2 else "the largest part of it in"
+    due = "the largest part of it in"
+    if abs(more[most]) > abs(extra) / 2:
+        due = "mostly due to" if extra > 0 else "mostly in"
     return (
         f"It took {three(abs(extra))} ms {'more' if extra > 0 else 'less'} than the median, {due} "
         f"{part_name(most)}: {three(found.parts[most])} ms instead of "

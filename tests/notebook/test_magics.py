@@ -72,7 +72,7 @@ def test_status_says_what_is_loaded(loaded, tiny, capsys):
     status = loaded.run_line_magic("outlier", "status")
     assert status.sentence == (
         f"{tiny}: 3 layers × 8 experts; 6 of 24 experts fit in RAM "
-        f"({size_words(status.bank_nbytes)}), 0 in use. No run yet."
+        f"({size_words(status.bank_nbytes)}), 0 are there. No run yet."
     )
     assert "6 of 24 fit" in str(status) and "reads     pread" in repr(status)
     run = loaded.run_cell_magic("outlier", "--max-tokens 4 -q -o run", "Hello")

@@ -22,6 +22,8 @@ export class CompareView {
   readonly #difference: DifferencePanel;
   readonly #transport: Transport;
   readonly #parting = el("span", "oj-parting", { role: "status" });
+  /** Where other experts are first chosen. */
+  readonly #others = el("span", "oj-others", { role: "status" });
   readonly #go = el("button", "oj-button oj-go", { type: "button" }, "Show it");
   #theme: Theme | null = null;
   #visible = false;
@@ -58,7 +60,8 @@ export class CompareView {
     const grid = el("div", "oj-pair", {}, ...parts, this.#difference.panel.node);
     this.root = rootElement("oj-root oj-run-view oj-compare");
     this.root.tabIndex = -1;
-    const line = el("div", "oj-parting-line", {}, this.#parting, " ", this.#go);
+    const sentences = [this.#parting, " ", this.#go, this.#others];
+    const line = el("div", "oj-parting-line", {}, ...sentences);
     this.root.append(el("div", "oj-frame", {}, line, this.#transport.node, grid));
     watchPlayheadKeys(this.root, playback, focus, changed, signal);
     parent.append(this.root);
@@ -129,7 +132,8 @@ export class CompareView {
     const some = this.stores.every(({ state }) => state.generated);
     const same = this.#running ? "The texts are the same so far." : "The texts are the same.";
     const text = token !== null ? this.#describe(token) : some ? same : "";
-    setText(this.#parting, text && text + this.#routingText());
+    setText(this.#parting, text);
+    setText(this.#others, text && this.#routingText());
     for (const { text, store } of this.#sides) {
       text.markParting(token === null ? null : token + store.state.firstToken);
     }

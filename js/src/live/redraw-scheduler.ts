@@ -1,12 +1,12 @@
 // Decides which parts of a view are drawn in the next animation frame.
 //
-// After a message each frame draws one part, so that no frame takes long. After a user's action all
-// parts are drawn in the same frame.
+// After a message each frame draws one part, so that no frame takes long. After a user's action a
+// frame draws half of the parts, and the next one the others: together they would take too long.
 
 export class RedrawScheduler {
   readonly #outdated: boolean[];
   #next = 0;
-  #together = true;
+  #urgent = true;
 
   constructor(parts: number) {
     this.#outdated = new Array<boolean>(parts).fill(true);
@@ -17,25 +17,33 @@ export class RedrawScheduler {
     this.#outdated.fill(true);
   }
 
-  /** Redraw all parts in the next frame. */
-  markTogether(): void {
+  /** Redraw all parts in the next two frames. */
+  markUrgent(): void {
     this.mark();
-    this.#together = true;
+    this.#urgent = true;
   }
 
-  /** The parts to draw in this frame: the next outdated one, or all of them. */
+  /** The parts to draw in this frame: the next outdated one, or the outdated ones of its half. */
   take(): number[] {
     const n = this.#outdated.length;
+    const half = (part: number) => Math.floor((2 * part) / n);
     const order = Array.from({ length: n }, (_, i) => (this.#next + i) % n);
     const outdated = order.filter((part) => this.#outdated[part]);
-    const now = this.#together ? outdated.sort((a, b) => a - b) : outdated.slice(0, 1);
-    this.#together = false;
+    const now = this.#urgent
+      ? outdated.filter((part) => half(part) === half(outdated[0]))
+      : outdated.slice(0, 1);
     for (const part of now) this.#outdated[part] = false;
-    if (now.length) this.#next = (now[now.length - 1] + 1) % n;
+    if (now.length) this.#next = (Math.max(...now) + 1) % n;
+    this.#urgent &&= this.pending;
     return now;
   }
 
   get pending(): boolean {
     return this.#outdated.some(Boolean);
+  }
+
+  /** Whether an action waits for its other half. */
+  get urgent(): boolean {
+    return this.#urgent;
   }
 }

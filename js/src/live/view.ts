@@ -2,7 +2,7 @@
 // somebody can see them.
 //
 // After a message each animation frame draws one part, so that no frame takes long. After a user's
-// action all parts are drawn in the same frame.
+// action two frames draw all of them.
 
 import { Focus } from "../charts/focus";
 import { el, rootElement } from "../widget/dom";
@@ -39,8 +39,8 @@ const FRAME_BUDGET_MS = 8;
  */
 const COST_STEP_MS = 1;
 
-/** The parts that are drawn in turn; numbers and text belong to the first. */
-const [ROUTING, RESIDENCY, CHARTS, PARTS] = [0, 1, 2, 3];
+/** The parts that are drawn in turn. */
+const [WORDS, CHARTS, ROUTING, RESIDENCY, PARTS] = [0, 1, 2, 3, 4];
 
 export class RunView {
   readonly root: HTMLElement;
@@ -69,6 +69,8 @@ export class RunView {
   #request = 0;
   #later: ReturnType<typeof setTimeout> | undefined;
   #drawnAt = 0;
+  /** Whether the other half of an action is drawn in the next frame. */
+  #halfDrawn = false;
   /** The usual cost of a frame in ms, about the median. */
   #cost = 0;
   readonly #reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
@@ -119,9 +121,9 @@ export class RunView {
     this.#observe(signal);
   }
 
-  /** Redraw everything in the next animation frame, after a user's action. */
+  /** Redraw everything in the next two animation frames, after a user's action. */
   #redraw(): void {
-    this.#scheduler.markTogether();
+    this.#scheduler.markUrgent();
     this.#schedule();
   }
 
@@ -129,7 +131,7 @@ export class RunView {
    * Redraw after a message: part by part, unless motion is reduced or an earlier token is shown.
    */
   #redrawInParts(): void {
-    if (this.#reducedMotion.matches || this.#playback.at !== null) this.#scheduler.markTogether();
+    if (this.#reducedMotion.matches || this.#playback.at !== null) this.#scheduler.markUrgent();
     else this.#scheduler.mark();
     this.#schedule();
   }
@@ -138,11 +140,13 @@ export class RunView {
   #schedule(): void {
     if (!this.#visible || document.hidden || this.#request) return;
     const expensive = this.#cost > FRAME_BUDGET_MS;
-    const rest = this.#reducedMotion.matches
-      ? REDUCED_MOTION_REDRAW_MS
-      : expensive
-        ? this.#cost * REST_FACTOR
-        : 0;
+    const rest = this.#halfDrawn
+      ? 0
+      : this.#reducedMotion.matches
+        ? REDUCED_MOTION_REDRAW_MS
+        : expensive
+          ? this.#cost * REST_FACTOR
+          : 0;
     const wait = this.#drawnAt + rest - performance.now();
     if (wait > 0) {
       this.#drawLater(wait);
@@ -196,9 +200,10 @@ export class RunView {
     this.store.drain();
     this.#theme ??= readTheme(this.root);
     this.#beginPaced(started);
-    if (this.#playback.tick(started)) this.#scheduler.markTogether();
+    if (this.#playback.tick(started)) this.#scheduler.markUrgent();
     this.root.classList.toggle("oj-playing", this.#playback.playing);
     const parts = this.#scheduler.take();
+    this.#halfDrawn = this.#scheduler.urgent;
     if (parts.length) this.#drawParts(parts, now);
     const difference = performance.now() - started - this.#cost;
     this.#cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, difference));
@@ -233,12 +238,14 @@ export class RunView {
     const input = drawInput(
       ...([state, this.#focus, this.#theme!, experts, this.#selected, resting] as const),
     );
-    if (parts.includes(ROUTING)) {
+    if (parts.includes(WORDS)) {
       this.#transport.draw(this.store.running, this.#offered, info.pace);
       this.#header.draw(this.store.connection.isOpen(this.root), this.#playback, this.#theme!);
       this.#hint.draw(state.generated, at !== null && !this.#playback.playing);
       const explained = this.#explain.draw(input);
       this.#explain.node.parentElement!.classList.toggle("oj-unexplained", !explained);
+    }
+    if (parts.includes(ROUTING)) {
       this.#routing.draw(input);
       this.#routing.panel.drawTable(now);
     }
@@ -252,7 +259,7 @@ export class RunView {
         each.panel.drawTable(now);
       }
     }
-    if (!parts.includes(ROUTING)) return;
+    if (!parts.includes(WORDS)) return;
     for (const panel of this.#panels) {
       // A dense model has text and times, but no experts.
       const needsExperts = panel !== this.#text.panel && panel !== this.#time.panel;

@@ -20,21 +20,22 @@ afterEach(() => {
 });
 
 test("outdated parts are drawn in turn, one a frame, and none is left out", () => {
-  const scheduler = new RedrawScheduler(3);
-  expect(scheduler.take()).toEqual([0, 1, 2]); // the first picture is whole
-  expect(scheduler.pending).toBe(false);
+  const scheduler = new RedrawScheduler(4);
+  expect([scheduler.take(), scheduler.take()]).toEqual([
+    [0, 1],
+    [2, 3],
+  ]); // the first picture
+  expect([scheduler.pending, scheduler.urgent]).toEqual([false, false]);
   scheduler.mark();
   expect([scheduler.take(), scheduler.take()]).toEqual([[0], [1]]);
   scheduler.mark(); // marked again before the last was drawn
-  expect([scheduler.take(), scheduler.take(), scheduler.take(), scheduler.take()]).toEqual([
-    [2],
-    [0],
-    [1],
-    [],
-  ]);
+  const taken = Array.from({ length: 5 }, () => scheduler.take());
+  expect(taken).toEqual([[2], [3], [0], [1], []]);
   scheduler.mark();
-  scheduler.markTogether();
-  expect(scheduler.take()).toEqual([0, 1, 2]);
+  expect(scheduler.take()).toEqual([2]);
+  scheduler.markUrgent(); // an action draws the half that is next, and then the other
+  expect([scheduler.take(), scheduler.urgent, scheduler.take()]).toEqual([[3, 2], true, [0, 1]]);
+  expect(scheduler.urgent).toBe(false);
 });
 
 /** A view of a run in a box on the page. */
@@ -128,10 +129,14 @@ test("a jump shows the paragraphs around it at once, and the others soon after",
   slider.value = "300";
   slider.dispatchEvent(new Event("input"));
   await vi.waitFor(() => expect(hidden()).toBeGreaterThan(25), { interval: 5 });
-  const [at, log] = [".oj-at", ".oj-log"].map((name) =>
-    host.querySelector(name)!.getBoundingClientRect(),
-  );
-  expect(at.top >= log.top - 1 && at.bottom <= log.bottom + 1).toBe(true);
+  const inSight = () => {
+    const [at, log] = [".oj-at", ".oj-log"].map((name) =>
+      host.querySelector(name)!.getBoundingClientRect(),
+    );
+    return at.top >= log.top - 1 && at.bottom <= log.bottom + 1;
+  };
+  // The frame after the jump scrolls again, by heights that are known then.
+  await vi.waitFor(() => expect(inSight()).toBe(true), { interval: 5 });
   await vi.waitFor(() => expect(hidden()).toBe(0), { timeout: 5_000 });
 });
 

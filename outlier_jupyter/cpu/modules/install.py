@@ -78,7 +78,7 @@ class Native:
     def finish(self, quiet: bool) -> None:
         """Wait for the compiler, with a bar after a second, and swap; weights must be evaluated."""
         with Progress(
-            total=self._progress[1], desc="compiling kernels (once)", unit=" kernels", delay=1,
+            total=self._progress[1], desc="compiling for this CPU (once)", unit=" kernels", delay=1,
             leave=False, disable=quiet,
         ) as bar:  # fmt: skip
             while not self._done.wait(0.05):

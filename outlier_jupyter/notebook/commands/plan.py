@@ -6,6 +6,7 @@ import argparse
 from json import dumps
 from typing import Any
 
+from ...engine.machine_speed import kept_speed
 from ...engine.plan import Plan, plan
 from ...options import LoadOptions
 from .command import MODEL, Command, Session
@@ -18,6 +19,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=f"{MODEL}; needs no download")
     add_output(parser, "Plan")
     add_json(parser, "the plan")
+    parser.add_argument(
+        "--measure", action="store_true", default=None,
+        help="measure this machine's memory and disk again, for the forecast of tokens/s",
+    )  # fmt: skip
     add_fields(parser, LoadOptions, OPTIONS)
 
 
@@ -26,7 +31,8 @@ def _run(session: Session, args: dict[str, Any]) -> Plan | None:
     defaults = session.defaults(LoadOptions)
     options = {name: defaults[name] for name in OPTIONS if name in defaults} | args
     engine = session.engine if session.engine is not None and not session.engine.closed else None
-    found = plan(options.pop("model"), replacing=engine, **options)
+    measure = bool(options.pop("measure", False)) or kept_speed() is None
+    found = plan(options.pop("model"), replacing=engine, measure=measure, **options)
     session.store(output, found)
     if json:
         session.write(f"{dumps(found.to_dict())}\n")

@@ -17,12 +17,12 @@ import type { RunState } from "../state";
 export const CHUNK = 64;
 
 const DIMMED = "oj-future";
-/** Tokens on each side of the playhead that are dimmed at once: more than a panel shows. */
-const NEAR = 256;
+/** Tokens that are dimmed at once, about: those that are in sight of the playhead. */
+const AT_ONCE = 192;
 /** Milliseconds until as many of the others are. */
 const DIM_REST_MS = 50;
 /** Paragraphs on each side of the playhead that a jump shows at once, and then at a time. */
-const SHOWN = 2;
+const SHOWN = 1;
 /** So many of them are shown one after another; those further away are out of the page's reach. */
 const SHOWN_SOON = 24;
 
@@ -111,31 +111,24 @@ export class TextLog {
 
   /** Dim the tokens after a step, null dims none: near that step at once, elsewhere soon after. */
   dim(after: number | null): void {
-    const { steps } = this,
-      chunks = this.#chunks;
-    const wanted = `${after} ${steps.length} ${this.generation}`;
+    const wanted = `${after} ${this.steps.length} ${this.generation}`;
     if (wanted === this.#wanted) return;
     this.#wanted = wanted;
     this.#after = after;
-    const at = after === null ? chunks.length : this.#chunkAfter(after);
-    for (const way of [1, -1]) {
-      for (let i = at, n = 0; n < NEAR && i >= 0 && i <= chunks.length; i += way) {
-        if (!chunks[i]) continue;
-        this.#dimChunk(chunks[i]);
-        n += chunks[i].steps.length;
-      }
-    }
-    this.#later ??= setTimeout(this.#dimRest, DIM_REST_MS);
+    this.#dimSome();
   }
 
-  /** Dim some of the chunks that were too far away; a style of all at once would take long. */
-  readonly #dimRest = (): void => {
-    this.#later = undefined;
-    let left = NEAR;
-    for (const chunk of this.#chunks) {
-      if (left > 0 && this.#dimChunk(chunk)) left -= chunk.steps.length;
+  /** Dim the nearest chunks that need it, and others soon: a style of all at once takes long. */
+  readonly #dimSome = (): void => {
+    const chunks = this.#chunks;
+    const at = this.#after === null ? chunks.length : this.#chunkAfter(this.#after);
+    let left = AT_ONCE;
+    for (let away = 0; left > 0 && away <= chunks.length; away += 1) {
+      for (const chunk of [chunks[at + away], chunks[at - away]])
+        if (chunk && this.#dimChunk(chunk)) left -= chunk.steps.length;
     }
-    if (left <= 0) this.#later = setTimeout(this.#dimRest, DIM_REST_MS);
+    clearTimeout(this.#later);
+    if (left <= 0) this.#later = setTimeout(this.#dimSome, DIM_REST_MS);
   };
 
   /** Returns whether there was anything to change. */

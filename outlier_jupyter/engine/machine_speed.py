@@ -1,0 +1,123 @@
+"""How fast this machine reads its memory and its disk, and multiplies: measured once and kept.
+
+A forecast rests on these numbers. They stand in one small file in the user's cache folder, and are
+measured again on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from ..checkpoint.disk_probe import probe_disk
+from ..errors import OutlierError, ReadFailed
+from ..formatting import size_words, three
+from ..system import files
+from ..system.memory_info import measure_memory
+
+PROBED_NBYTES = 128 << 20
+"""Bytes of the file that is written and read where a model is not on this machine."""
+SIDE, PRODUCTS_S = 1024, 0.3
+"""Rows of the matrices whose product is timed, and for how many seconds."""
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """What a machine does in a second.
+
+    Attributes:
+        memory: bytes read from memory by all cores.
+        disk: bytes of whole experts read past the page cache.
+        products: multiplications of float32 matrices by NumPy.
+        measured: the day, as 2026-01-31.
+    """
+
+    memory: float
+    disk: float
+    products: float
+    measured: str
+
+    def words(self) -> str:
+        """The speeds in words."""
+        return (
+            f"memory {size_words(self.memory)}/s, disk {size_words(self.disk)}/s, "
+            f"{three(self.products / 1e9)} billion products/s (measured on {self.measured})"
+        )
+
+
+def kept_speed() -> MachineSpeed | None:
+    """What was measured last on this machine; None if nothing was, or its file is damaged."""
+    try:
+        found = json.loads(_path().read_text())
+        speed = MachineSpeed(**found)
+        numbers = (float(speed.memory), float(speed.disk), float(speed.products))
+        return speed if all(isfinite(one) and one > 0 for one in numbers) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def measure_speed(candidates: Sequence[Path], nbytes: int) -> MachineSpeed:
+    """Measure for about three seconds, and keep the result.
+
+    Args:
+        candidates: files on the disk that the model will be read from. If none is large enough one
+            is written beside the user's cache, and removed.
+        nbytes: bytes of an expert.
+
+    Raises:
+        ReadFailed: the file cannot be written or read.
+    """
+    large = [file for file in candidates if file.stat().st_size >= PROBED_NBYTES]
+    with _file(large[0] if large else None) as there:
+        table = probe_disk(there, min(nbytes, there.stat().st_size))
+    disk = 1e6 * max(table.speed("direct") or table.speed("pread"), 1e-3)
+    day = time.strftime("%Y-%m-%d")
+    speed = MachineSpeed(measure_memory(), disk, _products(), day)
+    try:
+        _path().parent.mkdir(parents=True, exist_ok=True)
+        files.write(_path(), json.dumps(asdict(speed)), OutlierError, "the machine's speed")
+    except (OSError, OutlierError):
+        pass  # it is measured again next time
+    return speed
+
+
+def _path() -> Path:
+    return Path(user_cache_path("outlier_jupyter")) / "machine.json"
+
+
+@contextmanager
+def _file(file: Path | None) -> Iterator[Path]:
+    if file is not None:
+        yield file
+        return
+    there = _path().with_name(f"probe-{os.getpid()}")
+    try:
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with there.open("wb") as out:
+            out.write(np.random.default_rng(0).bytes(PROBED_NBYTES))
+            os.fsync(out.fileno())
+        yield there
+    except OSError as error:
+        raise ReadFailed(f"the disk cannot be measured: {there}: {error.strerror}") from error
+    finally:
+        there.unlink(missing_ok=True)
+
+
+def _products() -> float:
+    """Multiplications per second of float32 matrices, the best of a few."""
+    one = np.ones((SIDE, SIDE), np.float32)
+    best, end = np.inf, time.perf_counter() + PRODUCTS_S
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        one @ one
+        best = min(best, time.perf_counter() - begin)
+    return float(SIDE**3 / best)
