@@ -102,9 +102,8 @@ def _file(file: Path | None) -> Iterator[Path]:
     there = _path().with_name(f"probe-{os.getpid()}")
     try:
         there.parent.mkdir(parents=True, exist_ok=True)
-        with there.open("wb") as out:
-            out.write(np.random.default_rng(0).bytes(PROBED_NBYTES))
-            os.fsync(out.fileno())
+        random = np.random.default_rng(0).bytes(PROBED_NBYTES)
+        files.write(there, random, ReadFailed, "a file to measure the disk by")
         yield there
     except OSError as error:
         raise ReadFailed(f"the disk cannot be measured: {there}: {error.strerror}") from error
