@@ -197,8 +197,10 @@ class Plan:
             f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody><caption>with a context "
             f"of {self.planned_tokens:,} tokens</caption></table>"
         )
-        said = "".join(f"<p>{escape(text)}</p>" for text in (self.advice, self.expected()) if text)
-        body = f"<table>{facts}</table>{sizes if rows else ''}{said}"
+        sentences = "".join(
+            f"<p>{escape(text)}</p>" for text in (self.advice, self.expected()) if text
+        )
+        body = f"<table>{facts}</table>{sizes if rows else ''}{sentences}"
         return f'<div class="{INERT}">{body}</div>'
 
 
