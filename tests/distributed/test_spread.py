@@ -75,6 +75,8 @@ def test_ranks_give_the_tokens_of_one_process(name, ranks, models):
     assert [rank.resident for rank in status.ranks] == owned
     assert [slots for _, slots, _ in memory.ranks] == [r.bank_nbytes for r in status.ranks]
     trace = found[0].trace
-    assert np.array_equal(trace.owners, rank_of) and trace.info.hosts == ("localhost",) * ranks
+    ran = trace.experts.max(axis=(0, 2)) >= 0  # gpt_oss's tiny config leaves its last layer out
+    assert np.array_equal(trace.owners[ran], np.array(rank_of)[ran])
+    assert trace.info.hosts == ("localhost",) * ranks
     assert trace.rank_us.shape == (len(trace.calls), trace.layers, ranks)
     assert "was waited for" in str(trace.explain(-1))

@@ -6,7 +6,8 @@
 export class RedrawScheduler {
   readonly #outdated: boolean[];
   #next = 0;
-  #urgent = true;
+  /** Halves that an action still waits for; messages that arrive meanwhile do not add to them. */
+  #halves = 2;
 
   constructor(parts: number) {
     this.#outdated = new Array<boolean>(parts).fill(true);
@@ -20,7 +21,7 @@ export class RedrawScheduler {
   /** Redraw all parts in the next two frames. */
   markUrgent(): void {
     this.mark();
-    this.#urgent = true;
+    this.#halves = 2;
   }
 
   /** The parts to draw in this frame: the next outdated one, or the outdated ones of its half. */
@@ -29,12 +30,12 @@ export class RedrawScheduler {
     const half = (part: number) => Math.floor((2 * part) / n);
     const order = Array.from({ length: n }, (_, i) => (this.#next + i) % n);
     const outdated = order.filter((part) => this.#outdated[part]);
-    const now = this.#urgent
+    const now = this.urgent
       ? outdated.filter((part) => half(part) === half(outdated[0]))
       : outdated.slice(0, 1);
     for (const part of now) this.#outdated[part] = false;
     if (now.length) this.#next = (Math.max(...now) + 1) % n;
-    this.#urgent &&= this.pending;
+    if (this.#halves) this.#halves -= 1;
     return now;
   }
 
@@ -44,6 +45,6 @@ export class RedrawScheduler {
 
   /** Whether an action waits for its other half. */
   get urgent(): boolean {
-    return this.#urgent;
+    return this.#halves > 0;
   }
 }

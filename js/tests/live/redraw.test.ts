@@ -36,6 +36,11 @@ test("outdated parts are drawn in turn, one a frame, and none is left out", () =
   scheduler.markUrgent(); // an action draws the half that is next, and then the other
   expect([scheduler.take(), scheduler.urgent, scheduler.take()]).toEqual([[3, 2], true, [0, 1]]);
   expect(scheduler.urgent).toBe(false);
+  scheduler.markUrgent();
+  scheduler.take();
+  scheduler.mark(); // a message between the halves does not make them three
+  scheduler.take();
+  expect([scheduler.urgent, scheduler.pending]).toEqual([false, true]);
 });
 
 /** A view of a run in a box on the page. */
