@@ -34,8 +34,7 @@ class RankState:
         bank_nbytes, expert_nbytes: bytes of its slots, and of the experts that it owns.
         reads, nbytes: experts and bytes that it has read in runs.
         busy_s: seconds it computed and read; `awaited` in how many layers it was the last.
-        reader: how it reads; `process_nbytes` its size, when it was
-            loaded or last looked at.
+        reader: how it reads; `process_nbytes` its size when it was loaded or last looked at.
     """
 
     host: str
@@ -63,7 +62,7 @@ class RankState:
         fit = "all" if self.slots >= self.experts else f"{self.slots:,}"
         return (
             f"{self.host}: {fit} of its {self.experts:,} experts fit "
-            f"({size_words(self.bank_nbytes)}), {self.resident:,} in use, "
+            f"({size_words(self.bank_nbytes)}), {self.resident:,} are there, "
             f"{size_words(self.nbytes)} in {self.reads:,} reads, "
             f"{self.busy_s:.3g} s of work; the last to finish in {self.awaited:,} layers"
         )

@@ -6,8 +6,9 @@ each size, with the default policy. That gives the experts that a token reads. A
     FIXED_S + COMPUTE × (bytes multiplied ÷ memory's speed) + WAIT_S × (layers that wait for reads)
     + READ × (bytes read ÷ disk's speed)
 
-with this machine's own speeds. The factors are those of the compiled kernels in
-`benchmarks/results`; MLX's kernels were not measured on a GPU, so they have no forecast.
+with this machine's own speeds. The factors were set by hand so that six pairs of model and cache
+fit, on one processor (`benchmarks/forecasting.py`): they are no law. The wait for a prompt is an
+estimate that was compared with nothing. MLX's kernels were not measured, so they have no forecast.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ WAIT_S = 1e-4
 COMPUTE, READ = 1.35, 1.15
 """Times the bytes' own time: what kernels and reads take beside moving bytes."""
 PRODUCTS = 1.0
-"""A prompt's products take so many times NumPy's time for the same ones in float32."""
+"""A prompt's products take so many times NumPy's time for the same ones in float32: assumed."""
 BAND = 1.25
 """A forecast's factor of doubt, beside the difference between the recordings."""
 LEAST_TOKENS = 100
@@ -142,7 +143,7 @@ class Forecast:
     def words(self) -> str:
         """The waits for prompts, and what all of it rests on."""
         waits = ", ".join(f"{_two(seconds)} s for {tokens:,}" for tokens, seconds in self.waits)
-        return f"The first token waits about {waits} tokens of prompt. {self.basis}"
+        return f"The first token waits, roughly, {waits} tokens of prompt. {self.basis}"
 
 
 def forecast(

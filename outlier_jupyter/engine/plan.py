@@ -243,7 +243,7 @@ def plan(
         dense = dense_nbytes(opened.module, opened.switches)
         probed = probed_of(opened, options.kernels)
         geometry = geometry_of(opened, probed, dense)
-        if measure and geometry is not None:
+        if measure and geometry is not None and wanted(options.kernels):
             measure_speed(opened.checkpoint.files if here else (), geometry.expert_nbytes)
     freed = replacing.memory().freed if replacing is not None else 0
     bound = options.ram_gb

@@ -146,7 +146,7 @@ class Status:
             ("experts", f"{size_words(self.experts_nbytes)} on disk; {self.top_k} per token in "
              "each layer"),
             ("cache", f"{self.slots:,} of {self.experts:,} fit, {size_words(self.bank_nbytes)}; "
-             f"{self.resident:,} in use"),
+             f"{self.resident:,} are there"),
             ("the rest", f"{size_words(self.dense_nbytes)} of RAM: attention, routers, embeddings"),
             ("reads", self.reader + (f" ({self.reader_note})" if self.reader_note else "")),
             ("memory", self.memory_note or f"pressure: {pressure_watch.words}"),

@@ -87,7 +87,7 @@ def test_a_plan_forecasts_once_the_machine_is_measured(tiny, cache, monkeypatch)
         and "tokens/s" in str(found)
         and "tokens/s" in found._repr_html_()
     )
-    assert "The first token waits about" in str(found)
+    assert "The first token waits, roughly," in str(found)
     assert json.loads(json.dumps(found.to_dict()))["forecast"]["speeds"]
     assert plan(tiny, kernels="mlx").forecast is None
 

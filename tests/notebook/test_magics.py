@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from outlier_jupyter.benchmark.short import Benched
-from outlier_jupyter.errors import OptionError, OutlierError
+from outlier_jupyter.engine import machine_speed
+from outlier_jupyter.errors import OptionError, OutlierError, ReadFailed
 from outlier_jupyter.formatting import size_words
 from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.runs.run import Interrupted, Run
@@ -103,6 +104,20 @@ def test_memory_is_a_table_or_json(loaded, capsys):
     loaded.run_line_magic("outlier", "memory --json")
     use = json.loads(capsys.readouterr().out)
     assert use["accounted"] + use["unaccounted"] == use["process"]
+
+
+def test_a_disk_that_cannot_be_measured_leaves_the_plan(ip, tiny, tmp_path, monkeypatch):
+    """There is no forecast then; it is an error only where a measurement was requested."""
+
+    def broken(*_):
+        raise ReadFailed("the disk cannot be measured")
+
+    monkeypatch.setattr(machine_speed, "user_cache_path", lambda name: tmp_path)
+    monkeypatch.setattr(machine_speed, "PROBED_NBYTES", 4 << 20)
+    monkeypatch.setattr(machine_speed, "probe_disk", broken)
+    assert ip.run_line_magic("outlier", f"plan {tiny}").forecast is None
+    with pytest.raises(ReadFailed, match="cannot be measured"):
+        ip.run_line_magic("outlier", f"plan {tiny} --measure")
 
 
 def test_plan_says_what_a_model_weighs_without_loading_it(ip, tiny, capsys):

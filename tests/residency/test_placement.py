@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from outlier_jupyter.errors import OptionError
 from outlier_jupyter.residency.placement import even, learned
 from outlier_jupyter.residency.replay import simulate
+from outlier_jupyter.residency.resample import RECORDED, recorded
 from tests.residency.routings import routing_of
 
 SIZES = st.lists(st.integers(1, 20), min_size=1, max_size=6)
@@ -54,15 +54,13 @@ def test_a_trace_of_another_model_is_refused():
 @pytest.mark.parametrize("kind", ["even", "learned"])
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("working_sets", [2, 4])
-@pytest.mark.parametrize("name", ["olmoe-1b-7b", "qwen3-30b-a3b"])
+@pytest.mark.parametrize("name", RECORDED)
 def test_each_rank_reads_and_keeps_its_share_of_real_traces(kind, ranks, working_sets, name):
     """Reads are within 10 % of what one process reads divided by the ranks, and caches are full.
 
-    `traces.npz` has the experts' numbers of recorded runs of both models, from the repositories
-    sqliteai/waste and Helldez/BigMoeOnEdge (both Apache-2.0). A learned placement has seen the run.
+    The rule of the even placement was chosen by these two; a learned one has seen the run.
     """
-    with np.load(Path(__file__).parent / "traces.npz") as file:
-        routing = routing_of(file[name], {"o": 64, "q": 128}[name[0]])
+    routing = routing_of(recorded(name), RECORDED[name])
     _, layers, k = routing.experts.shape
     slots, sizes = working_sets * layers * k, routing.experts_per_layer
     whole = int(simulate(routing, "default", slots).reads.sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from outlier_jupyter.errors import OptionError, TraceError
 from outlier_jupyter.residency.placement import even
 from outlier_jupyter.residency.replay import simulate
+from outlier_jupyter.residency.resample import recorded
 from outlier_jupyter.trace.hosts_answer import hosts_answer
 from outlier_jupyter.trace.what_if import what_if
 from outlier_jupyter.trace.what_if_hosts import Network, what_if_hosts
@@ -22,8 +22,7 @@ FREE = Network(latency_ms=0, gb_per_s=1e6, layer_ms=0)
 
 @pytest.fixture(scope="module")
 def routing():
-    with np.load(Path(__file__).parents[1] / "residency" / "traces.npz") as file:
-        return routing_of(file["olmoe-1b-7b"][:120], 64)
+    return routing_of(recorded("olmoe-1b-7b")[:120], 64)
 
 
 @pytest.fixture(scope="module")

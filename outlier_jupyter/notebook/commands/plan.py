@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from json import dumps
 from typing import Any
 
 from ...engine.machine_speed import kept_speed
 from ...engine.plan import Plan, plan
+from ...errors import ReadFailed
 from ...options import LoadOptions
 from .command import MODEL, Command, Session
 from .parsing import add_fields, add_json, add_output
@@ -31,8 +33,14 @@ def _run(session: Session, args: dict[str, Any]) -> Plan | None:
     defaults = session.defaults(LoadOptions)
     options = {name: defaults[name] for name in OPTIONS if name in defaults} | args
     engine = session.engine if session.engine is not None and not session.engine.closed else None
-    measure = bool(options.pop("measure", False)) or kept_speed() is None
-    found = plan(options.pop("model"), replacing=engine, measure=measure, **options)
+    wanted = bool(options.pop("measure", False))
+    make = partial(plan, options.pop("model"), replacing=engine, **options)
+    try:
+        found = make(measure=wanted or kept_speed() is None)
+    except ReadFailed:
+        if wanted:
+            raise
+        found = make()  # without a forecast, where the disk cannot be measured
     session.store(output, found)
     if json:
         session.write(f"{dumps(found.to_dict())}\n")

@@ -119,7 +119,7 @@ def _of_hosts(args: dict[str, Any]) -> dict[str, Any]:
 
 COMMAND = Command(
     "what-if",
-    "what a run would hit and read with another cache size or policy, or on several machines",
+    "what a run would hit with another cache or policy, or on several machines",
     _run,
     _arguments,
     call="`run.trace.what_if(slots, policies)`, `run.trace.slots_for(0.9)`; `--figure` is "
