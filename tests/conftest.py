@@ -88,6 +88,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group(nodeid)
 
+        def remove_node(self, node: Any) -> str | None:
+            """Hand out again what a crashed worker left, but nothing done and not what crashed it.
+
+            A worker that is handed tests of which none is left waits for ever, and so does the
+            run (pytest-xdist's issue 1378).
+            """
+            left = {
+                name: {test: False for test, done in tests.items() if not done}
+                for name, tests in self.assigned_work.pop(node).items()
+            }
+            crashed = next((test for tests in left.values() for test in tests), None)
+            for name, tests in left.items():
+                tests.pop(crashed or "", None)
+                if tests:
+                    self.workqueue[name] = tests
+            for other in self.assigned_work:
+                self._reschedule(other)
+            return crashed
+
+        def _reschedule(self, node: Any) -> None:
+            """Keep two tests waiting: a worker begins one when it knows the next (issue 1327)."""
+            super()._reschedule(node)
+            if self.workqueue and self._pending_of(self.assigned_work[node]) == 1:
+                super()._reschedule(node)
+
     config.option.loadscopereorder = False
     return Groups(config, log)
 

@@ -142,7 +142,7 @@ class Forecast:
 
     def words(self) -> str:
         """The waits for prompts, and what all of it rests on."""
-        waits = ", ".join(f"{_two(seconds)} s for {tokens:,}" for tokens, seconds in self.waits)
+        waits = ", ".join(f"{_wait(seconds)} for {tokens:,}" for tokens, seconds in self.waits)
         return f"The first token waits, roughly, {waits} tokens of prompt. {self.basis}"
 
 
@@ -217,6 +217,10 @@ def _reads(model: Geometry, experts: Picks, slots: int) -> tuple[float, float]:
     reads = simulate(routing, "predictive", slots).reads
     late = reads[len(reads) // 2 :]
     return float(late.sum(axis=1).mean()), float((late > 0).sum(axis=1).mean())
+
+
+def _wait(seconds: float) -> str:
+    return f"{_two(seconds)} s" if seconds >= 1 else f"{_two(seconds * 1e3)} ms"
 
 
 def _two(value: float) -> str:

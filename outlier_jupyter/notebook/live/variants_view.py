@@ -13,6 +13,10 @@ NONE = -1
 """The choice of no run."""
 
 
+NARROW = "display:grid;grid-template-columns:minmax(0,1fr)"
+"""A wide table scrolls within its cell."""
+
+
 class VariantsView(ipywidgets.VBox):
     """The table, sorted by a chosen column; below it the live view of a chosen variant's run.
 
@@ -49,7 +53,7 @@ class VariantsView(ipywidgets.VBox):
         found = self._found
         if self.by.value:
             found = found.sort(self.by.value, self.descending.value)
-        self._table.value = found._repr_html_()
+        self._table.value = f'<div style="{NARROW}">{found._repr_html_()}</div>'
 
     def _open(self, change: Any) -> None:
         for view in self._place.children:
