@@ -304,6 +304,7 @@ class Decoding:
             nbytes=self._recorder.call_nbytes,
             finish_reason=self.finish_reason or None,
             predicted=self._predicted,
+            experts=self._recorder.call_experts(),
         )
 
 

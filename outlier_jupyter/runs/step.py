@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import nan
 
+import numpy as np
+import numpy.typing as npt
+
 from ..events import Predicted
 
 
@@ -20,6 +23,8 @@ class Step:
         nbytes: bytes of expert weights read for it.
         finish_reason: None, or on the last step why the run ended.
         predicted: the call's event of what the model found likely; None if unknown.
+        experts: what each MoE layer chose for the last token that the call read, [layers, k] in
+            the router's order; -1 where a layer chooses fewer. [0, 0] if unknown.
     """
 
     token: int
@@ -30,6 +35,9 @@ class Step:
     nbytes: int
     finish_reason: str | None = None
     predicted: Predicted | None = field(default=None, repr=False, compare=False)
+    experts: npt.NDArray[np.int16] = field(
+        default_factory=lambda: np.zeros((0, 0), np.int16), repr=False, compare=False
+    )
 
     @property
     def logprob(self) -> float:

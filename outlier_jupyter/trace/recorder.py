@@ -162,6 +162,17 @@ class Recorder:
         if n > 1 or len(self._complete) == BATCH:
             self._copy_complete()
 
+    def call_experts(self) -> npt.NDArray[np.int16]:
+        """What each layer chose for the last token of the last complete call, [layers, k]."""
+        call = self._call
+        rows = {routed.layer: routed.experts[-1] for routed in call.routed}
+        for layers in call.resident:
+            rows.update(zip(layers.layers.tolist(), layers.experts, strict=True))
+        found = np.full((self._layers, max(map(len, rows.values()), default=0)), -1, np.int16)
+        for layer, chosen in rows.items():
+            found[layer, : len(chosen)] = chosen
+        return found
+
     def _copy_complete(self) -> None:
         """Copy the complete calls into the arrays."""
         if self._steps > len(self._tokens):

@@ -79,13 +79,15 @@ def test_prompts_of_any_length_and_chunk_give_the_same_trace_shape(engine, chunk
 
 
 def test_streaming_yields_each_token_and_the_same_text(engine):
-    """Steps carry token, text, time, hits, misses and bytes, and their sums equal the trace's."""
+    """Steps carry token, text, time, hits, misses, bytes and choices, as the trace has them."""
     steps = list(engine.stream(PROMPT, max_tokens=9))
     run = engine.last_run
     assert "".join(step.text for step in steps) == run.text
     assert [step.token for step in steps] == run.tokens.tolist()
     assert [step.finish_reason for step in steps] == [None] * 8 + ["length"]
     decoded = run.trace.phase == 1
+    choices = np.stack([step.experts for step in steps])
+    np.testing.assert_array_equal(choices, run.trace.experts[-len(steps) :])
     assert sum(s.hits + s.misses for s in steps[1:]) == decoded.sum() * 3 * 2
     assert sum(s.nbytes for s in steps[1:]) == run.trace.reads["nbytes"][
         decoded[run.trace.reads["step"]]].sum()  # fmt: skip

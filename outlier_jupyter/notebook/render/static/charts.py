@@ -41,15 +41,26 @@ def routing(trace: Trace) -> s.Scene:
         f"chosen: expert {expert} of layer {layer}, {counts.max():,} times. "
         f"{percent(never)} of the experts were never chosen.",
     )
-    # By square root: on a linear scale most experts would be the same dark blue.
-    shade = np.ceil(np.sqrt(counts / counts.max()) * LEVELS).astype(np.uint8) + 1
-    colours = np.array([(0, 0, 0, 0), palette.NEUTRAL], np.uint8)
-    ramp = np.pad(palette.ramp(LEVELS), ((0, 0), (0, 1)), constant_values=255)
-    _heatmap(scene, np.where(exists, shade, 0).astype(np.uint8), np.concatenate([colours, ramp]))
+    shade, colours = count_shades(counts)
+    _heatmap(scene, np.where(exists, shade, 0).astype(np.uint8), colours)
     s.legend(scene, [("empty", "never", None)])
     chosen = counts > 0
-    _colour_key(scene, ramp[shade[chosen].min() - 2 :], int(counts[chosen].min()), counts.max())
+    _colour_key(scene, colours[shade[chosen].min() :], int(counts[chosen].min()), counts.max())
     return scene
+
+
+def count_shades(
+    counts: npt.NDArray[np.integer],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """How often experts were chosen, [layers, experts], as cells and the colours that they name.
+
+    By square root: on a linear scale most experts would be the same dark blue. Cell 0 is
+    transparent, for experts that a layer does not have, and 1 is "never".
+    """
+    shade = np.ceil(np.sqrt(counts / max(1, counts.max())) * LEVELS).astype(np.uint8) + 1
+    colours = np.array([(0, 0, 0, 0), palette.NEUTRAL], np.uint8)
+    ramp = np.pad(palette.ramp(LEVELS), ((0, 0), (0, 1)), constant_values=255)
+    return shade, np.concatenate([colours, ramp])
 
 
 def resident(trace: Trace) -> s.Scene:
