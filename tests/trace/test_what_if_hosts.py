@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from outlier_jupyter.errors import OptionError, TraceError
+from outlier_jupyter.notebook.render.figures import Figures
 from outlier_jupyter.residency.placement import even
 from outlier_jupyter.residency.replay import simulate
 from outlier_jupyter.residency.resample import recorded
@@ -117,3 +118,22 @@ def test_a_run_of_several_machines_is_refused(trace):
     many = replace(trace, info=replace(trace.info, hosts=("a", "b")))
     with pytest.raises(TraceError, match="a run of one process"):
         what_if_hosts(many)
+
+
+def test_the_figure_shows_the_predictions_and_what_they_assume(trace):
+    """Bars are the parts of a token's time, the line its speed, of 1 to 64 machines."""
+    figure = Figures(trace).machines()
+    frame = what_if_hosts(trace)
+    parts = {bar.name: np.asarray(bar.y) for bar in figure.data if bar.name}
+    names = {"computing": "compute_ms", "waiting for reads": "read_ms", "network": "network_ms"}
+    for name, column in names.items():
+        np.testing.assert_allclose(parts[name], frame[column])
+    np.testing.assert_allclose(sum(parts.values()), frame.token_ms)
+    assert list(figure.data[-1].x) == ["1", "2", "4", "8", "16", "32", "64"]
+    np.testing.assert_allclose(figure.data[-1].y, frame.tokens_per_second)
+    assert "Predicted, not measured" in figure.layout.title.text
+    assert "Assumed: " in figure.layout.xaxis2.title.text
+    assert "GB/s" in figure.layout.xaxis2.title.text
+    untimed = replace(trace, calls=trace.calls.copy())
+    untimed.calls["ns"] = 0
+    assert "no times" in " ".join(n.text for n in Figures(untimed).machines().layout.annotations)

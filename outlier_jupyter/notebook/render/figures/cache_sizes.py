@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log10
-from textwrap import wrap
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -15,7 +14,7 @@ from ....trace.trace import Trace
 from ....trace.what_if import note, what_if
 from ..palette import EITHER
 from ..static.text import no_routing
-from .style import BOLD, LINE, no_data, titled_run
+from .style import no_data, note_below, titled_run
 
 LINES = {
     "lru": (EITHER.miss, "dash", "square-open"),
@@ -83,17 +82,8 @@ def sizes_figure(
         figure.add_annotation(text=frame.attrs["cost"], x=0.5, y=0.5, xref="x2 domain",
                               yref="y2 domain", showarrow=False)  # fmt: skip
     else:
-        _add_cost(figure, frame.attrs["cost"])
+        note_below(figure, f"Speeds are predicted: {frame.attrs['cost']}")
     return figure
-
-
-def _add_cost(figure: go.Figure, cost: str) -> None:
-    """Add the cost that predicts the speeds, and its error, below the axis."""
-    lines = wrap(f"Speeds are predicted: {cost}", BOLD)
-    small = [f'<span style="font-size:12px;color:{EITHER.muted}">{line}</span>' for line in lines]
-    axis, room = figure.layout.xaxis2.title, LINE * len(lines)
-    axis.text = "<br>".join([axis.text, *small])
-    figure.update_layout(margin={"b": 56 + room}, height=figure.layout.height + room)
 
 
 def _mark_own_size(

@@ -7,6 +7,7 @@ from `trace.measures`, colours from `palette`, the theme from `style`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +27,12 @@ from ....trace.measures import (
 )
 from ....trace.phases import check_phase, in_phase, phase_words
 from ....trace.trace import Trace
+from ....trace.what_if_hosts import HOSTS
 from ....values import integer, texts
 from ..palette import EITHER, colorscale
 from ..static.text import model_words, no_reads, no_routing, token_words
 from .cache_sizes import sizes_figure
+from .machines import hosts_figure
 from .style import log_ticks, matrix_axes, no_data, titled_run, token_axis
 
 MAX_BINS = 2000
@@ -54,7 +57,7 @@ class Figures:
         return (
             f"Figures of {model_words(self._trace)}, {token_words(self._trace)}: "
             ".routing(phase=None), .residency(step=None), .latency(), .measures(phase), "
-            ".over_time(), .surprise(), .atlas(labels=None), .what_if(slots=None)"
+            ".over_time(), .surprise(), .atlas(labels=None), .what_if(slots=None), .machines()"
         )
 
     def routing(self, phase: str | int | None = None) -> go.Figure:
@@ -197,6 +200,18 @@ class Figures:
             OptionError: an unknown policy, or a size below 1.
         """
         return sizes_figure(self._trace, slots, policies)
+
+    def machines(self, hosts: Sequence[int] = HOSTS, **options: Any) -> go.Figure:
+        """What a token would take with its experts spread over several machines, by prediction.
+
+        Args:
+            hosts: numbers of machines, 1 to 64.
+            **options: those of `Trace.what_if_hosts`.
+
+        Raises:
+            OptionError, TraceError: as `Trace.what_if_hosts`.
+        """
+        return hosts_figure(self._trace, hosts, **options)
 
     def _timeline(self) -> Timeline:
         if self._line is None:

@@ -51,6 +51,15 @@ def titled_run(
     titled(figure, title, about, note or warning(trace), height)
 
 
+def note_below(figure: go.Figure, text: str) -> None:
+    """Add small text below the second panel's axis, and the room that it takes."""
+    lines = wrap(text, BOLD)
+    small = [f'<span style="font-size:12px;color:{EITHER.muted}">{line}</span>' for line in lines]
+    axis, room = figure.layout.xaxis2.title, LINE * len(lines)
+    axis.text = "<br>".join([axis.text, *small])
+    figure.update_layout(margin={"b": 56 + room}, height=figure.layout.height + room)
+
+
 def titled(figure: go.Figure, title: str, about: str, note: str = "", height: int = 440) -> None:
     """Set the title, a description under it, a warning `note`, and the common style."""
     heads = wrap(title, HEAD) if len(title) > WIDEST else [title]
