@@ -11,6 +11,7 @@ import pytest
 
 from outlier_jupyter import Run
 from outlier_jupyter.__main__ import main
+from outlier_jupyter.checkpoint.shard import shard_of
 from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.notebook.terminal import Terminal
 
@@ -42,6 +43,16 @@ def test_a_run_is_spread_over_ranks(saved: Path, tiny: Path, tmp_path: Path, cap
     assert set(run.trace.reads["rank"].tolist()) == {0, 1}
     assert main(["explain", "1", "--run", str(file)]) == 0
     assert "was waited for" in capsys.readouterr().out
+
+
+def test_a_rank_s_share_is_written(tiny: Path, tmp_path: Path, capsys) -> None:
+    """`repack --shard 2/2` says what it wrote and where; without `--folder` it is one sentence."""
+    folder = tmp_path / "two"
+    assert main(["repack", str(tiny), "--shard", "2/2", "--folder", str(folder)]) == 0
+    assert str(folder) in capsys.readouterr().out
+    assert shard_of(folder).words == "shard 2 of 2"
+    assert main(["repack", str(tiny), "--shard", "2/2"]) == 2
+    assert "a folder of its own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
