@@ -226,6 +226,7 @@ def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> No
     Raises:
         CheckpointChanged, ReadFailed: MLX cannot read them.
     """
+    _check_files(checkpoint, reader)  # MLX counts each failed read as work that never ends
     try:
         mx.eval(module.parameters())
     except RuntimeError as error:
