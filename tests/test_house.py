@@ -243,6 +243,7 @@ OF_OTHERS = {
     "_exit",  # os
     "_get_classes",  # mlx_lm.utils
     "_handle_msg",  # ipywidgets.Widget
+    "_reschedule",  # xdist.scheduler.LoadScopeScheduling
     "_tokenizer",  # mlx-lm's TokenizerWrapper
 }  # fmt: skip
 """Names of other libraries that tests use although they begin with an underscore."""
