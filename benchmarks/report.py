@@ -22,10 +22,12 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from plotly.subplots import make_subplots
 
+from benchmarks import small_tables
 from benchmarks.results import ROOT, UNKNOWN, Row, all_rows
 from outlier_jupyter.formatting import percent, three
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+SMALL = "<!-- small tables: begin -->", "<!-- small tables: end -->"
 SIZE = (900, 340)
 OURS, LIMIT, MOVED, THEIRS = "#2f6fbb", "#9aa3ad", "#7fb2a5", "#d9822b"
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
@@ -379,15 +381,17 @@ def brief() -> str:
     )
 
 
-def fill(page: Path, text: str) -> None:
+def fill(page: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Put `text` between the marks of a page."""
-    before, rest = page.read_text().split(BEGIN, 1)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
+    begin, end = marks
+    before, rest = page.read_text().split(begin, 1)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}")
 
 
 def main() -> int:
     """Write the parts of both pages that are made from the rows, and the pictures."""
     fill(ROOT / "docs" / "benchmarks.md", report())
+    fill(ROOT / "docs" / "benchmarks.md", small_tables.text(), SMALL)
     fill(ROOT / "README.md", brief())
     for here, parts in collect().items():
         if drawn(parts):

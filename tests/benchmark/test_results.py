@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import cgroups, report, results
+from benchmarks import cgroups, report, results, small_tables
 from outlier_jupyter.cpu.kernels.processor import VECTORS, cpu_name
 
 HERE = ("A", "AVX2", "Linux-x86_64-2cores")
@@ -93,6 +93,18 @@ def test_what_stands_between_the_marks_is_made_from_the_rows_that_are_kept(page,
     text = (results.ROOT / page).read_text()
     between = text.split(report.BEGIN)[1].split(report.END)[0]
     assert between.strip() == getattr(report, made)().strip()
+
+
+def test_the_small_tables_are_made_from_the_rows_that_are_kept():
+    """Of each processor's last commit; a table without rows is left out."""
+    begin, end = report.SMALL
+    text = (results.ROOT / "docs" / "benchmarks.md").read_text()
+    assert text.split(begin)[1].split(end)[0].strip() == small_tables.text().strip()
+    rows = [
+        {"machine": "a", "commit": commit, "date": "2026-11-30", "n": n}
+        for n, commit in enumerate(("1", "2", "2"))
+    ]
+    assert [[row["n"] for row in group] for group in small_tables.last(rows)] == [[1, 2]]
 
 
 def test_the_pictures_of_the_benchmark_are_there():
