@@ -30,7 +30,7 @@ from outlier_jupyter.system import hub
 PAIRS = (("demo", 0, 0.25), ("demo", 0, 0.5), ("30b", 4, 0.25), ("30b", 4, 0.5), ("397b", 4, 0.25),
          ("397b", 4, 0.5))  # fmt: skip
 """Model, its layers, and the share of experts that is cached."""
-PROMPT, TOKENS = 32, 64
+PROMPT, LONG_PROMPT, TOKENS = 32, 128, 64
 
 
 def measured(made: Made | None, slots: int, rounds: int) -> float:
@@ -47,6 +47,14 @@ def measured(made: Made | None, slots: int, rounds: int) -> float:
             run = engine.generate(text, raw=True, max_tokens=TOKENS, temperature=0)
             speeds.append(run.summary().tokens_per_second)
     return median(speeds[1:])
+
+
+def waited(made: Made, slots: int) -> float:
+    """Seconds until the first token after a prompt of `LONG_PROMPT` tokens, with an empty cache."""
+    with load(str(made.folder), cache_experts=slots, reader="direct", warm="off",
+              quiet=True) as engine:  # fmt: skip
+        prompt = prompt_of(list(range(LONG_PROMPT)))
+        return engine.generate(prompt, raw=True, max_tokens=1).summary().prefill_seconds
 
 
 def main() -> int:
@@ -71,7 +79,8 @@ def main() -> int:
         assert geometry is not None
         slots = round(share * geometry.layers * geometry.experts)
         machine = measure_speed((), geometry.expert_nbytes)
-        (speed,) = forecast(geometry, [slots], machine).speeds
+        found = forecast(geometry, [slots], machine)
+        (speed,) = found.speeds
         tokens = measured(made, slots, arguments.rounds)
         rows.append({
             "model": name, "layers": geometry.layers, "slots": slots, "share": share,
@@ -80,6 +89,9 @@ def main() -> int:
             "likely_over_measured": round(speed.likely / tokens, 3),
             "hit_rate": round(speed.hit_rate, 3), "memory_gb_per_s": round(machine.memory / 1e9, 1),
             "disk_gb_per_s": round(machine.disk / 1e9, 2),
+            "million_loops_per_s": round(machine.loops / 1e6, 1),
+            "wait_s": round(dict(found.waits)[LONG_PROMPT], 3),
+            "measured_wait_s": round(waited(made, slots), 3) if made is not None else "",
         })  # fmt: skip
         sys.stdout.write(f"{rows[-1]}\n")
     if not arguments.dry:

@@ -3,11 +3,11 @@
 Two recordings of real routing are resampled to the model's geometry and replayed through a cache of
 each size, with the default policy. That gives the experts that a token reads. A token then takes
 
-    FIXED_S + COMPUTE × (bytes multiplied ÷ memory's speed) + WAIT_S × (layers that wait for reads)
-    + READ × (bytes read ÷ disk's speed)
+    TURNS ÷ Python's speed + COMPUTE × (bytes multiplied ÷ memory's speed)
+    + WAIT_S × (layers that wait for reads) + READ × (bytes read ÷ disk's speed)
 
 with this machine's own speeds. The factors were set by hand so that six pairs of model and cache
-fit, on one processor (`benchmarks/forecasting.py`): they are no law. The wait for a prompt is an
+fit, on two processors (`benchmarks/forecasting.py`): they are no law. The wait for a prompt is an
 estimate that was compared with nothing. MLX's kernels were not measured, so they have no forecast.
 """
 
@@ -33,8 +33,8 @@ from .open_checkpoint import Opened
 from .routing_history import RoutingHistory
 from .top_k import own_top_k_of
 
-FIXED_S = 1.5e-3
-"""Of a token outside its layers: Python, MLX, sampling."""
+TURNS = 24_000
+"""Turns of a Python loop that take as long as a token outside its layers: Python, MLX, sampling."""
 WAIT_S = 1e-4
 """Of a layer that waits: the time until its first byte."""
 COMPUTE, READ = 1.35, 1.15
@@ -197,7 +197,8 @@ def _speed(
 
 def _seconds(model: Geometry, reads: float, waits: float, machine: MachineSpeed) -> float:
     read = READ * reads * model.expert_nbytes / machine.disk
-    return FIXED_S + COMPUTE * model.active / machine.memory + WAIT_S * waits + read
+    compute = TURNS / machine.loops + COMPUTE * model.active / machine.memory
+    return compute + WAIT_S * waits + read
 
 
 def _prompt_seconds(model: Geometry, tokens: int, machine: MachineSpeed) -> float:

@@ -1,4 +1,4 @@
-"""How fast this machine reads its memory and its disk, and multiplies: measured once and kept.
+"""How fast this machine reads memory and disk, multiplies, and runs Python: measured once, kept.
 
 A forecast rests on these numbers. They stand in one small file in the user's cache folder, and are
 measured again on demand.
@@ -28,6 +28,8 @@ PROBED_NBYTES = 128 << 20
 """Bytes of the file that is written and read where a model is not on this machine."""
 SIDE, PRODUCTS_S = 1024, 0.3
 """Rows of the matrices whose product is timed, and for how many seconds."""
+LOOP, LOOPS_S = 10_000, 0.1
+"""Turns of the Python loop that is timed, and for how many seconds."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,22 @@ class MachineSpeed:
         memory: bytes read from memory by all cores.
         disk: bytes of whole experts read past the page cache.
         products: multiplications of float32 matrices by NumPy.
+        loops: turns of a short loop in Python.
         measured: the day, as 2026-01-31.
     """
 
     memory: float
     disk: float
     products: float
+    loops: float
     measured: str
 
     def words(self) -> str:
         """The speeds in words."""
         return (
             f"memory {size_words(self.memory)}/s, disk {size_words(self.disk)}/s, "
-            f"{three(self.products / 1e9)} billion products/s (measured on {self.measured})"
+            f"{three(self.products / 1e9)} billion products/s, {three(self.loops / 1e6)} million "
+            f"turns of a Python loop/s (measured on {self.measured})"
         )
 
 
@@ -59,7 +64,7 @@ def kept_speed() -> MachineSpeed | None:
     try:
         found = json.loads(_path().read_text())
         speed = MachineSpeed(**found)
-        numbers = (float(speed.memory), float(speed.disk), float(speed.products))
+        numbers = [float(getattr(speed, name)) for name in ("memory", "disk", "products", "loops")]
         return speed if all(isfinite(one) and one > 0 for one in numbers) else None
     except (OSError, ValueError, TypeError):
         return None
@@ -81,7 +86,7 @@ def measure_speed(candidates: Sequence[Path], nbytes: int) -> MachineSpeed:
         table = probe_disk(there, min(nbytes, there.stat().st_size))
     disk = 1e6 * max(table.speed("direct") or table.speed("pread"), 1e-3)
     day = time.strftime("%Y-%m-%d")
-    speed = MachineSpeed(measure_memory(), disk, _products(), day)
+    speed = MachineSpeed(measure_memory(), disk, _products(), _loops(), day)
     try:
         _path().parent.mkdir(parents=True, exist_ok=True)
         files.write(_path(), json.dumps(asdict(speed)), OutlierError, "the machine's speed")
@@ -120,3 +125,14 @@ def _products() -> float:
         one @ one
         best = min(best, time.perf_counter() - begin)
     return float(SIDE**3 / best)
+
+
+def _loops() -> float:
+    """Turns per second of a loop in Python, the best of a few."""
+    best, end = np.inf, time.perf_counter() + LOOPS_S
+    while time.perf_counter() < end:
+        begin, total = time.perf_counter(), 0
+        for number in range(LOOP):
+            total += number * number
+        best = min(best, time.perf_counter() - begin)
+    return float(LOOP / best)

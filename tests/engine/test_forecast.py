@@ -16,7 +16,7 @@ from outlier_jupyter.engine.forecast import PROMPTS, Geometry, forecast
 from outlier_jupyter.engine.machine_speed import MachineSpeed, kept_speed, measure_speed
 from outlier_jupyter.engine.plan import plan
 
-MACHINE = MachineSpeed(25e9, 2e9, 60e9, "2026-01-31")
+MACHINE = MachineSpeed(25e9, 2e9, 60e9, 20e6, "2026-01-31")
 QWEN = Geometry(48, 128, 8, 2_654_208, 900_000_000, 4.0)
 
 
