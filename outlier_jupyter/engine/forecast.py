@@ -7,8 +7,9 @@ each size, with the default policy. That gives the experts that a token reads. A
     + WAIT_S × (layers that wait for reads) + READ × (bytes read ÷ disk's speed)
 
 with this machine's own speeds. The factors were set by hand so that six pairs of model and cache
-fit, on two processors (`benchmarks/forecasting.py`): they are no law. The wait for a prompt is an
-estimate that was compared with nothing. MLX's kernels were not measured, so they have no forecast.
+fit, on two processors (`benchmarks/forecasting.py`): they are no law. The wait for a prompt
+was compared for prompts of 128 tokens alone. MLX's kernels were not measured, so they have no
+forecast.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ def forecast(
     routes = _routes(model, own)
     closest, *others = routes
     speeds = tuple(_speed(model, list(routes.values()), size, machine) for size in slots)
-    waits = tuple((tokens, _prompt_seconds(model, tokens, machine)) for tokens in PROMPTS)
+    nearest = routes[closest]
+    waits = tuple((tokens, _prompt_seconds(model, nearest, tokens, machine)) for tokens in PROMPTS)
     source = (
         f"the routing of earlier runs here, and of {' and '.join(others)} in this geometry"
         if own is not None
@@ -201,11 +203,20 @@ def _seconds(model: Geometry, reads: float, waits: float, machine: MachineSpeed)
     return compute + WAIT_S * waits + read
 
 
-def _prompt_seconds(model: Geometry, tokens: int, machine: MachineSpeed) -> float:
+def _prompt_seconds(model: Geometry, route: Picks, tokens: int, machine: MachineSpeed) -> float:
     products = tokens * 8 * model.active / model.bits
-    chosen = 1 - (1 - model.top_k / model.experts) ** tokens
+    chosen = _chosen(model, route, tokens)
     nbytes = chosen * model.layers * model.experts * model.expert_nbytes
     return PRODUCTS * products / machine.products + READ * nbytes / machine.disk
+
+
+def _chosen(model: Geometry, route: Picks, tokens: int) -> float:
+    """The share of all experts that a prompt of so many tokens chooses; a longer one than the
+    recording as if its pieces were of different texts.
+    """
+    whole = min(tokens, len(route))
+    seen = sum(len(np.unique(layer[layer >= 0])) for layer in route[:whole].swapaxes(0, 1))
+    return float(1 - (1 - seen / (model.layers * model.experts)) ** (tokens / whole))
 
 
 def _reads(model: Geometry, experts: Picks, slots: int) -> tuple[float, float]:
