@@ -165,12 +165,13 @@ class Recorder:
     def call_experts(self) -> npt.NDArray[np.int16]:
         """What each layer chose for the last token of the last complete call, [layers, k]."""
         call = self._call
-        rows = {routed.layer: routed.experts[-1] for routed in call.routed}
-        for layers in call.resident:
-            rows.update(zip(layers.layers.tolist(), layers.experts, strict=True))
-        found = np.full((self._layers, max(map(len, rows.values()), default=0)), -1, np.int16)
-        for layer, chosen in rows.items():
-            found[layer, : len(chosen)] = chosen
+        widths = [each.experts.shape[1] for each in call.routed]
+        k = max(widths + [each.experts.shape[1] for each in call.resident], default=0)
+        found = np.full((self._layers, k), -1, np.int16)
+        for layer, experts, *_ in call.routed:
+            found[layer, : experts.shape[1]] = experts[-1]
+        for layers, experts, *_ in call.resident:
+            found[layers, : experts.shape[1]] = experts
         return found
 
     def _copy_complete(self) -> None:
