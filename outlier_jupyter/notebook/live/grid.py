@@ -99,7 +99,8 @@ class Grid:
         text = self._texts[number][-TAIL:]
         numbers = f"{count(tokens, 'token')} · {escape(state)}"
         if every:
-            numbers += f" · hit rate in decode {percent(hits / every)}"
+            rate = percent(hits / every).replace(" ", "\u00a0")
+            numbers += f" · hit rate in decode {rate}"
         return (
             f"<div><b>{escape(self._names[number])}</b>{escape(text)}"
             f"{map_html(self._chosen[number])}{misses_svg(lookups[-BARS:])}<small>{numbers}</small></div>"
@@ -136,6 +137,8 @@ def map_html(counts: npt.NDArray[np.int64]) -> str:
 
 def misses_svg(lookups: Sequence[tuple[int, int]]) -> str:
     """A bar for each token: the share of its lookups, (hits, misses), that missed."""
+    if not lookups:
+        return ""
     bars = "".join(
         f'<rect x="{4 * at}" y="{HEIGHT - HEIGHT * missed / (hit + missed):.1f}" width="3" '
         f'height="{HEIGHT * missed / (hit + missed):.1f}"/>'

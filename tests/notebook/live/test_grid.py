@@ -23,8 +23,9 @@ def test_each_cell_has_its_text_speed_and_hit_rate(monkeypatch):
     grid(1, Step(1, "end", 1, 0, 4, 10, "stop"))
     html = grid.html()
     assert "&lt;a&gt;" in html and "&lt;x&gt;" * 3 in html
-    assert "3 tokens · 2 tokens/s · hit rate in decode 75 %" in html
+    assert "3 tokens · 2 tokens/s · hit rate in decode 75\u00a0%" in html
     assert "1 token · stop<" in html and "waits" in html  # its only call read the prompt
+    assert html.count("<svg") == 1, "of the run that decoded a token"
     assert html.count("<rect") == 2 and 'height="4.5"' in html  # a bar for each decoded token
     assert len(drawn) == 4  # the fake draw does not note its time
 
