@@ -5,7 +5,8 @@
 The demo model, one processor for each process. `overhead`: all experts in RAM, one process and two
 ranks in turn; the difference of a token's time, by layers. `predicted`: a quarter of the experts
 cached by each process, and a disk of 4 MB/s for each; what the run of one process predicts for two
-ranks, beside what they take. `network`: the same with an added latency of the ring's hops.
+ranks, beside what they take. `network`: the same with an added latency of the ring's hops; `half`:
+with half of that disk for each rank.
 Processes share the processors and one disk, which the made-up limits are far below.
 """
 
@@ -72,24 +73,26 @@ def overhead() -> tuple[Row, float]:
     return row, each
 
 
-def predicted(layer_ms: float, hop_ms: float) -> Row:
-    """Two ranks beside what one process's run predicts for them."""
-    os.environ |= {"BENCH_DISK": str(DISK), "BENCH_HOP_MS": str(hop_ms)}
+def predicted(layer_ms: float, hop_ms: float, disk: float) -> Row:
+    """Two ranks, with a disk of so many bytes a second each, beside what one process predicts."""
+    os.environ |= {"BENCH_DISK": str(disk), "BENCH_HOP_MS": str(hop_ms)}
     with opened(1, SLOTS) as one:
         alone = run(one)
     with opened(2, SLOTS) as two:
         spread = run(two)
     # The ring's hops alone are slowed: of 2 + 2 (n - 1) hops these are half with two ranks.
     network = Network(latency_ms=hop_ms / 2, gb_per_s=1e3, layer_ms=layer_ms)
-    frame = what_if_hosts(alone, [1, 2], network=network).set_index("hosts")
+    one_of = what_if_hosts(alone, [1]).iloc[0]
+    rate = None if disk == DISK else disk
+    two_of = what_if_hosts(alone, [2], network=network, disk_rate=rate).iloc[0]
     took, one_took = mean(token_ms(spread)), mean(token_ms(alone))
     reads = spread.reads[spread.reads["step"] > alone.calls["first_step"][-TOKENS]]
     return {
-        "part": "network" if hop_ms else "predicted", "ranks": 2, "layers": alone.layers,
-        "hop_ms": hop_ms, "disk_mb_per_s": DISK / 1e6, "slots": SLOTS, "one_ms": one_took,
-        "ranks_ms": took, "predicted_ms": float(frame.token_ms[2]),
-        "predicted_one_ms": float(frame.token_ms[1]), "read_mb": float(reads["nbytes"].sum()) / 1e6,
-        "error": float(frame.token_ms[2]) / took - 1,
+        "part": "network" if hop_ms else "predicted" if disk == DISK else "half", "ranks": 2,
+        "layers": alone.layers, "hop_ms": hop_ms, "disk_mb_per_s": disk / 1e6, "slots": SLOTS,
+        "one_ms": one_took, "ranks_ms": took, "predicted_ms": float(two_of.token_ms),
+        "predicted_one_ms": float(one_of.token_ms), "read_mb": float(reads["nbytes"].sum()) / 1e6,
+        "error": float(two_of.token_ms) / took - 1,
     }  # fmt: skip
 
 
@@ -99,7 +102,8 @@ def main() -> None:
     os.sched_setaffinity(0, {0})
     first, layer_ms = overhead()
     slow_disk(DISK)
-    rows = [first, *(predicted(layer_ms, hop_ms) for hop_ms in (0.0, HOP_MS))]
+    cases = (0.0, DISK), (HOP_MS, DISK), (0.0, DISK / 2)
+    rows = [first, *(predicted(layer_ms, *case) for case in cases)]
     for row in rows:
         row["load"] = os.getloadavg()[0]
         sys.stdout.write(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}"

@@ -76,9 +76,10 @@ def forecasts(rows: list[Row]) -> Table:
 
 def ranks(rows: list[Row]) -> Table:
     """What one process predicts for two, and what they took."""
-    return ("two processes, each with a quarter of the experts and a disk of its own",
-            "one process, ms a token", "predicted for two", "measured", "error"), [
-        (f"{three(number(row, 'hop_ms'))} ms added to a hop", three(number(row, "one_ms")),
+    return ("two processes, a quarter of the experts cached by each", "a disk each, MB/s",
+            "one process with 4 MB/s, ms a token", "predicted for two", "measured", "error"), [
+        (f"{three(number(row, 'hop_ms'))} ms added to a hop",
+         three(number(row, "disk_mb_per_s")), three(number(row, "one_ms")),
          three(number(row, "predicted_ms")), three(number(row, "ranks_ms")),
          f"{100 * number(row, 'error'):+.0f} %")
         for row in rows if row["part"] != "overhead"
