@@ -4,13 +4,13 @@
 
 *Neither* has no subscribers, and the router tap is off. *Live* is as in a cell: the recorder, and a
 frame builder whose frames a live view encodes and sends (to no page: no kernel runs here, so the
-socket's share is not included). The subscribers change within a run, with every token: the speed of
+socket's share is not included). The subscribers change within a run, every few tokens: the speed of
 a machine's memory drifts by the minute, and whole runs, one after the other, differ by more than
-the cost. A block is a token of each; the cost is the median over the blocks of the extra time of
+the cost. A block is a stretch of each; the cost is the median over the blocks of the extra time of
 *live* as a share of *neither*, in wall time and in CPU time of the decode thread. `error` is the
 standard error of the wall time's median: two tokens of the same run differ by a tenth. `sinks` is
-measured directly: the share of decode time spent in subscribers. In a block a frame is built for
-each token of *live*, in a run for each or every other.
+measured directly: the share of decode time spent in subscribers. Frames wait as many times as long
+as they took, so single tokens in turn would have twice the frames of a run.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from outlier_jupyter.notebook.live.show import make_frame_builder
 from outlier_jupyter.notebook.live.widget import LiveView
 
 WAYS = ("neither", "live")
-ROUNDS, BLOCKS = 2, 250
-"""Runs, and the blocks in each run."""
+ROUNDS, BLOCKS, STRETCH = 2, 32, 8
+"""Runs, the blocks in each run, and the tokens of one way in a block."""
 WARM = 16
 """Tokens decoded before the first block."""
 LISTENED = 128
@@ -77,10 +77,10 @@ def live(engine: Engine) -> Iterator[None]:
 
 
 def decode(engine: Engine, ids: list[int]) -> list[dict[str, tuple[float, float]]]:
-    """One run: for each block, wall and CPU seconds of a token, by way."""
+    """One run: for each block, mean wall and CPU seconds of a token, by way."""
     found: list[dict[str, tuple[float, float]]] = []
     with live(engine):
-        tokens = 1 + WARM + len(WAYS) * BLOCKS
+        tokens = 1 + WARM + len(WAYS) * BLOCKS * STRETCH
         steps = engine.stream(prompt_of(ids), raw=True, max_tokens=tokens)
         for _ in range(1 + WARM):  # one of them is the prompt's
             next(steps)
@@ -90,8 +90,10 @@ def decode(engine: Engine, ids: list[int]) -> list[dict[str, tuple[float, float]
             for way in WAYS[:: -1 if number % 2 else 1]:
                 watch.set(way)
                 wall, cpu = time.perf_counter(), time.thread_time()
-                next(steps)
-                block[way] = time.perf_counter() - wall, time.thread_time() - cpu
+                for _ in range(STRETCH):
+                    next(steps)
+                spent = time.perf_counter() - wall, time.thread_time() - cpu
+                block[way] = spent[0] / STRETCH, spent[1] / STRETCH
             found.append(block)
         watch.set("live")
         steps.close()
@@ -143,7 +145,7 @@ def sinks_share(engine: Engine, ids: list[int]) -> float:
 
 def cost(engine: Engine, routes: Routes, say: Callable[[object], None]) -> list[Row]:
     """A row for *neither* and one for *live*."""
-    ids = BenchmarkText(0, 16, WARM + len(WAYS) * BLOCKS).ids(routes)
+    ids = BenchmarkText(0, 16, WARM + len(WAYS) * BLOCKS * STRETCH).ids(routes)
     blocks = [block for _ in range(ROUNDS) for block in decode(engine, ids)]
     share = sinks_share(engine, ids)
     rows: list[Row] = []
@@ -158,7 +160,7 @@ def cost(engine: Engine, routes: Routes, say: Callable[[object], None]) -> list[
             "cost": digits(median(wall)), "error": digits(standard_error(wall)),
             "cpu_cost": digits(median(cpu)),
             "sinks": digits(share) if way == "live" else "", "slots": engine.info.slots,
-            "tokens": len(blocks), "rounds": ROUNDS,
+            "tokens": len(blocks) * STRETCH, "rounds": ROUNDS,
         })  # fmt: skip
         say(rows[-1])
     return rows

@@ -118,7 +118,7 @@ class FrameBuilder:
         self._interval_ns = round(interval_ms * 1e6)
         self._clock = clock
         self._due = 0  # the first frame ends at the first event where one may
-        self._order = OrderColumn(order, clock, COST_FACTOR)
+        self._order = OrderColumn(order, clock)
         self._due_in_token = 0  # the same within a call of one token
         self._one_token = False  # whether the open call has one token
         self._began: int | None = None

@@ -14,6 +14,9 @@ ORDER_MS = 250.0
 """The least time between two frames with the order: it changes with every token, and costs about
 0.1 µs for each resident expert."""
 
+ORDER_FACTOR = 500
+"""The wait after an order is at least its cost times this: beside the frames, a 500th of a run."""
+
 Order: TypeAlias = Callable[[], tuple[npt.NDArray[np.int64], int, bool]]
 """The resident experts' numbers in eviction order, how many at the end are pinned, and whether the
 policy can tell that order."""
@@ -25,11 +28,10 @@ class OrderColumn:
     Args:
         order: the order now; None if it is not to be sent.
         clock: nanoseconds, monotonic.
-        cost_factor: the wait after an order is at least its cost times this.
     """
 
-    def __init__(self, order: Order | None, clock: Callable[[], int], cost_factor: int) -> None:
-        self._order, self._clock, self._factor = order, clock, cost_factor
+    def __init__(self, order: Order | None, clock: Callable[[], int]) -> None:
+        self._order, self._clock = order, clock
         self._due = 0
 
     def fields(self, now: int, steps: int, final: bool) -> dict[str, Any]:
@@ -42,7 +44,7 @@ class OrderColumn:
             return {}
         begin = self._clock()
         order, pinned, known = self._order()
-        self._due = now + max(round(ORDER_MS * 1e6), self._factor * (self._clock() - begin))
+        self._due = now + max(round(ORDER_MS * 1e6), ORDER_FACTOR * (self._clock() - begin))
         if not known:
             return {"order_kind": UNKNOWN}
         return {
