@@ -74,6 +74,15 @@ def forecasts(rows: list[Row]) -> Table:
     ]  # fmt: skip
 
 
+def exchanges(rows: list[Row]) -> Table:
+    """What ranks cost where nothing is read."""
+    return ("all experts in RAM", "one process, ms a token", "two ranks", "a layer's exchange"), [
+        (f"demo, {row['layers']} layers", three(number(row, "one_ms")),
+         three(number(row, "ranks_ms")), f"{three(number(row, 'layer_ms'))} ms")
+        for row in rows if row["part"] == "overhead"
+    ]  # fmt: skip
+
+
 def ranks(rows: list[Row]) -> Table:
     """What one process predicts for two, and what they took."""
     return ("two processes, a quarter of the experts cached by each", "a disk each, MB/s",
@@ -111,7 +120,8 @@ def drawn(rows: list[Row]) -> Table:
 TABLES: tuple[tuple[str, str, Callable[[list[Row]], Table]], ...] = (
     ("Several prompts at once", "batch", batches),
     ("Forecasts", "forecasting", forecasts),
-    ("Ranks", "ranks", ranks),
+    ("What ranks cost", "ranks", exchanges),
+    ("What ranks bring", "ranks", ranks),
     ("The live view under way", "drawing", drawn),
     ("The live view of a run that is over", "scrubbing", moves),
 )

@@ -66,6 +66,12 @@ def ranks_of(engine: Engine) -> Ranks:
     return engine._installed.ranks
 
 
+def change_messages(ranks: Ranks, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Have the ranks be sent what `change` makes of their messages."""
+    plain = ranks._all
+    ranks._all = lambda messages, *more: plain(change(list(messages)), *more)  # type: ignore[method-assign]
+
+
 def reader_of(engine: Engine) -> Reader:
     """The reader of an engine's experts."""
     return engine._reader

@@ -185,7 +185,8 @@ def _mend(job: _Job, records: Records) -> Written:
                         f"though its files look the same: delete {records.file} and repack again"
                     )
             os.fsync(stream.fileno())
-    job.partial.unlink(missing_ok=True)
+    for left in (job.partial, job.journal):  # of a call that was interrupted when all was written
+        left.unlink(missing_ok=True)
     return Written(records, len(bad))
 
 

@@ -95,6 +95,12 @@ class RankGroup:
                 rank.process.connection.close()
             for rank in self._ranks:
                 rank.process.end(at_once)
+                rank.state.end()
+
+    def check(self) -> None:
+        """Raises RankLost: the ranks were ended."""
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
 
     def _all(
         self, messages: Sequence[Message], limits: tuple[float, float] | None = None,
@@ -116,8 +122,7 @@ class RankGroup:
         return [found[rank] for rank in range(len(self))]
 
     def _send(self, messages: Sequence[Message], payload: Payload) -> None:
-        if self._failure is not None:
-            raise type(self._failure)(str(self._failure))
+        self.check()
         for rank, message in enumerate(messages):
             try:
                 self._ranks[rank].process.connection.send(message, payload)

@@ -35,6 +35,7 @@ class RankState:
         reads, nbytes: experts and bytes that it has read in runs.
         busy_s: seconds it computed and read; `awaited` in how many layers it was the last.
         reader: how it reads; `process_nbytes` its size when it was loaded or last looked at.
+        ended: whether its process is no more.
     """
 
     host: str
@@ -49,6 +50,12 @@ class RankState:
     awaited: int = 0
     reader: str = ""
     process_nbytes: int = 0
+    ended: bool = False
+
+    def end(self) -> None:
+        """Note that its process ended, and what it had in memory with it."""
+        self.ended = True
+        self.resident = self.bank_nbytes = self.process_nbytes = 0
 
     def take(self, message: dict[str, Any]) -> None:
         """Note what the rank answered to a load or a resize."""
@@ -59,6 +66,8 @@ class RankState:
     @property
     def words(self) -> str:
         """The state in a line."""
+        if self.ended:
+            return f"{self.host}: ended; load the model again"
         fit = "all" if self.slots >= self.experts else f"{self.slots:,}"
         return (
             f"{self.host}: {fit} of its {self.experts:,} experts fit "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import OutlierError, RankLost
 from ..residency.placement import Placement
 from .hosts import Host
 from .layer_report import BUSY_US, CHECK, FAILED, GONE_LAYER, READS, LayerReport, check_word
@@ -100,17 +101,30 @@ class Ranks(RankGroup):
         """Give each rank's cache another size.
 
         Raises:
-            OptionError: a rank has no memory for it.
+            OptionError: a rank has no memory for it; all have their earlier size again.
         """
         message = {"do": "resize", "cache_gb": cache_gb, "cache_experts": cache_experts}
-        for rank, found in zip(self._ranks, self._all([message] * len(self)), strict=True):
+        before = [message | {"cache_experts": state.slots} for state in self.states]
+        try:
+            self._resize([message] * len(self))
+        except RankLost:
+            raise
+        except OutlierError:
+            self._resize(before)
+            raise
+
+    def _resize(self, messages: Sequence[Message]) -> None:
+        for rank, found in zip(self._ranks, self._all(messages), strict=True):
             rank.state.take(found)
 
     def resident(self) -> list[list[int]]:
-        """The resident [layer, expert] pairs, rank by rank, each in eviction order."""
-        if self._failure is not None:
+        """The resident [layer, expert] pairs, rank by rank, each in eviction order; none of ranks
+        that ended.
+        """
+        try:
+            found = self._all([{"do": "resident"}] * len(self))
+        except RankLost:
             return []
-        found = self._all([{"do": "resident"}] * len(self))
         for rank, message in zip(self._ranks, found, strict=True):
             rank.state.process_nbytes = message["process_nbytes"]
         return [pair for each in found for pair in each["resident"]]

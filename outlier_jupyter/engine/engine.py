@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..checkpoint import Reader, buffers_nbytes
-from ..errors import EngineClosed, RankLost
+from ..errors import EngineClosed
 from ..events import Event, Resized, Sink
 from ..options import GenerateOptions, LoadOptions, resized, takes
 from ..paging import Installed, StopFlag, resize
@@ -314,8 +314,7 @@ def _fitted(engine: Engine, options: LoadOptions) -> LoadOptions:
 
 def _memory(engine: Engine) -> MemoryUse:
     if engine._installed.rank_states:
-        with suppress(RankLost):
-            engine.resident()  # the ranks answer with the size of their processes
+        engine.resident()  # the ranks answer with the size of their processes
     return measure(
         model=engine.model,
         experts=engine._installed.bank_nbytes,

@@ -48,6 +48,7 @@ class ExpertShare:
     Attributes:
         installed: the paged switches.
         model_hash: identifies the checkpoint.
+        beside: ranks on this machine, it among them.
     """
 
     installed: Installed
@@ -56,17 +57,19 @@ class ExpertShare:
     model_hash: str
     mine: Mine
     modules: list[Any]
+    beside: int = 1
 
     @classmethod
     def load(
         cls, model: str, options: dict[str, Any], mine: Mine,
-        earlier: npt.NDArray[np.int16] | None, undo: ExitStack,
+        earlier: npt.NDArray[np.int16] | None, beside: int, undo: ExitStack,
     ) -> ExpertShare:  # fmt: skip
         """Load the experts that are `mine`, for each layer bool [experts].
 
         Args:
             options: fields of `LoadOptions`.
             earlier: [steps, layers, k], routing to warm up from.
+            beside: ranks on this machine, it among them, which share its memory.
             undo: closes what is opened.
 
         Raises:
@@ -78,7 +81,7 @@ class ExpertShare:
         folder = ModelFolder(path, trusted=settings.trust_remote_code)
         module, _, checkpoint, switches = open_model(folder, None, settings.force)
         pins = parse_pins(settings.pin, [switch.experts for switch in switches])
-        settings = _sized(switches, settings)
+        settings = _sized(switches, settings, beside)
         holder = nn.Module()
         holder.switches = [switch.module for switch in switches]
         native = native_part(holder) if native_wanted(settings.kernels) else None
@@ -87,7 +90,7 @@ class ExpertShare:
         if native:
             undo.callback(native.cancel)
             native.begin()
-        slots = _slots(switches, mine, settings)
+        slots = _slots(switches, mine, settings, beside)
         switches, reader, threads, _ = open_experts(checkpoint, switches, settings, undo)
         executor = ThreadPoolExecutor(threads, thread_name_prefix="outlier-read")
         undo.callback(executor.shutdown)
@@ -99,7 +102,7 @@ class ExpertShare:
         for each in modules:
             each.paged.owner = share
         stamp = fingerprint({}, checkpoint.spans)
-        found = cls(installed, reader, settings, stamp, mine, modules)
+        found = cls(installed, reader, settings, stamp, mine, modules, beside)
         found._fill(pins, earlier)
         return found
 
@@ -131,8 +134,9 @@ class ExpertShare:
             self.options, cache_gb=cache_gb, cache_experts=cache_experts, resident=False
         )
         switches = self.installed.switches
-        options = _sized(switches, options, self.installed.bank_nbytes)
-        counts = _slots(switches, self.mine, options, self.installed.bank_nbytes)
+        have = self.installed.bank_nbytes
+        options = _sized(switches, options, self.beside, have)
+        counts = _slots(switches, self.mine, options, self.beside, have)
         resize(self.installed, 0.0, None, counts)
         self.options = options
 
@@ -174,20 +178,23 @@ class ExpertShare:
                     pager.acquire([ExpertKey(layer, expert) for expert in experts])
 
 
-def _sized(switches: Sequence[MoeSwitch], options: LoadOptions, have: int = 0) -> LoadOptions:
+def _sized(
+    switches: Sequence[MoeSwitch], options: LoadOptions, beside: int, have: int = 0
+) -> LoadOptions:
     """`options` with a cache size in numbers: what this machine's memory allows, if they ask that.
 
     Args:
+        beside: ranks that share it.
         have: bytes of the present slots.
     """
     if not options.sized_by_memory:
         return options
-    room = MemoryBounds.now(options.ram_gb, have)
+    room = MemoryBounds.now(options.ram_gb, have, beside)
     return fitted(switches, options, Needs(0, 0, 0, 0, 1), room, have)
 
 
 def _slots(
-    switches: Sequence[MoeSwitch], mine: Mine, options: LoadOptions, have: int = 0
+    switches: Sequence[MoeSwitch], mine: Mine, options: LoadOptions, beside: int, have: int = 0
 ) -> dict[Any, int]:
     """Slots of each geometry, at most one for each expert that is owned, and at least one.
 
@@ -200,7 +207,7 @@ def _slots(
     slots = {kind: max(1, min(count, owned[kind])) for kind, count in slots.items()}
     nbytes = {switch.geometry: switch.expert_nbytes for switch in switches}
     wanted = sum(count * nbytes[kind] for kind, count in slots.items())
-    free = machine_memory().available + have
+    free = machine_memory().available // beside + have
     if wanted > free and not options.force:
         raise OptionError(
             f"a cache of {size_words(wanted)} does not fit, {size_words(free)} are free: give a "

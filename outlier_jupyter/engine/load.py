@@ -53,7 +53,7 @@ from .open_checkpoint import Opened, open_model, open_tokenizer, warn_if_not_pag
 from .prefill_chunk import Costs
 from .routing_history import Experts, RoutingHistory
 from .sampling import model_sampling
-from .spread import here, load_ranks, local_options, start_ranks
+from .spread import here, load_ranks, local_options, placement_of, start_ranks
 from .top_k import check_top_k, top_k_of
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def _opened(
     check_top_k(options.top_k, switches)
     warn_if_not_paged(model, config, module)
     pins, earlier = _preloads(switches, options)
+    placement = placement_of(ranks, switches, options.placement)
     slots = _first_slots(switches, options, remainder) if ranks is None else {}
     reads = open_experts(checkpoint, switches, local_options(options), undo)
     switches, reader, threads, rate = reads
@@ -156,7 +157,7 @@ def _opened(
     history = RoutingHistory(known, options.warm)
     if ranks is not None:
         earlier = history.read() if earlier is None else earlier
-        load_ranks(ranks, model, opened, wanted, earlier, native is not None)
+        load_ranks(ranks, model, opened, wanted, placement, earlier, native is not None)
     with deferred():
         installed = (
             install(module, switches, slots, reader, executor, clock, options) if ranks is None
@@ -166,8 +167,7 @@ def _opened(
     _read_dense(module, checkpoint, reader)
     if native:
         _swap(native, options.quiet)
-    info = _info(model, switches, installed.slots, reader, options, own_top_k)
-    info = replace(info, hosts=tuple(rank.host for rank in installed.rank_states))
+    info = _info(model, switches, installed, reader, options, own_top_k)
     info = replace(info, model_hash=stamp, disk_rate=rate, dense_nbytes=_nbytes(module))
     give_back()
     with deferred():
@@ -350,7 +350,7 @@ def _rows(switches: Sequence[MoeSwitch], last: bool) -> int:
 def _info(
     model: str,
     switches: Sequence[MoeSwitch],
-    slots: int,
+    installed: Installed,
     reader: Reader,
     options: LoadOptions,
     own_top_k: int | None,
@@ -366,7 +366,8 @@ def _info(
         experts_per_layer=tuple(switch.experts for switch in switches),
         expert_nbytes=tuple(switch.expert_nbytes for switch in switches),
         native_top_k=own_top_k,
-        slots=slots,
+        slots=installed.slots,
+        hosts=tuple(rank.host for rank in installed.rank_states),
         reader=reader.name,
         reader_note=reader.note,
         kernels="cpu" if compiled else "mlx",

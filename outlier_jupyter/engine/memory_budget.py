@@ -106,11 +106,16 @@ class MemoryBounds:
     ram_gb: float | None = None
 
     @classmethod
-    def now(cls, ram_gb: float | None = None, freed: int = 0) -> MemoryBounds:
-        """The bounds of this process, once `freed` bytes of it are freed."""
+    def now(cls, ram_gb: float | None = None, freed: int = 0, beside: int = 1) -> MemoryBounds:
+        """The bounds of this process, once `freed` bytes of it are freed.
+
+        Args:
+            beside: processes of this machine, it among them, that share both bounds alike.
+        """
         now = machine_memory()
-        free = min(now.available + freed, now.total)
-        return cls(Machine(now.total, free), max(0, process_nbytes() - freed), ram_gb)
+        free = min(now.available // beside + freed, now.total)
+        most = None if ram_gb is None else ram_gb / beside
+        return cls(Machine(now.total // beside, free), max(0, process_nbytes() - freed), most)
 
     def beside(self, needs: Needs) -> int:
         """Bytes that the process takes beside expert slots."""

@@ -103,6 +103,7 @@ def _steps(
 ) -> Generator[Step, None, None]:  # fmt: skip
     kinds = kinds_of(engine, prompt)
     with engine._alone(), engine.routing.applied(options):
+        engine._installed.check()
         check_files(engine)
         run = OpenRun(engine, prompt, options, sampling, kinds, engine._bus)
         engine._bus.begin(run.recorder, *run.recorder.KINDS)

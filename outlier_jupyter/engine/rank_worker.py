@@ -70,7 +70,7 @@ class RankWorker:
         share = self._share = ExpertShare.load(
             message["model"], message["options"],
             [np.array(each) == self._rank for each in message["placement"]],
-            earlier, self._undo,
+            earlier, message["beside"], self._undo,
         )  # fmt: skip
         for pager in share.installed.pagers:
             pager.sink = self._events.append

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..distributed import Placement, Ranks, even, hosts_of, learned
 from ..errors import CheckpointError, OptionError
 from ..options import LoadOptions
+from ..paging.install import MoeSwitch
 from ..system.provenance import fingerprint
 from ..trace import Trace
 from .open_checkpoint import Opened
@@ -45,22 +46,20 @@ def local_options(options: LoadOptions) -> LoadOptions:
 
 
 def load_ranks(
-    ranks: Ranks, model: str, opened: Opened, options: LoadOptions,
+    ranks: Ranks, model: str, opened: Opened, options: LoadOptions, placement: Placement,
     earlier: npt.NDArray[np.int16] | None,
     compiled: bool,
 ) -> None:  # fmt: skip
     """Have each rank load its share of the experts.
 
     Args:
+        placement: the rank of each expert.
         earlier: the routing of a run to warm up from, [steps, layers, k].
         compiled: whether this process, and so the ranks, compute with compiled kernels.
 
     Raises:
-        OptionError: the model is dense.
         CheckpointError: a rank has other files of it.
     """
-    if not opened.switches:
-        raise OptionError("this model is dense: it has no experts to spread, so leave hosts out")
     values = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in HERE}
     values["quiet"] = True
     values["kernels"] = "auto" if compiled else "mlx"
@@ -69,9 +68,11 @@ def load_ranks(
     if earlier is not None:
         wanted["earlier"] = list(earlier.shape)
         payload = np.ascontiguousarray(earlier, np.int16).tobytes()
-    sizes = [switch.experts for switch in opened.switches]
-    each = [{"model": model.replace(SHARD, str(rank + 1))} for rank in range(len(ranks))]
-    placement = placed(options.placement, sizes, len(ranks))
+    names = [state.host for state in ranks.states]
+    each = [
+        {"model": model.replace(SHARD, str(rank + 1)), "beside": names.count(name)}
+        for rank, name in enumerate(names)
+    ]
     found = ranks.load(placement, wanted, each, payload)
     ours = fingerprint({}, opened.checkpoint.spans)
     for rank, message in enumerate(found):
@@ -82,8 +83,21 @@ def load_ranks(
             )
 
 
+def placement_of(ranks: Ranks | None, switches: Sequence[MoeSwitch], name: str) -> Placement:
+    """The rank of each expert of each layer, by the option `placement`; empty without ranks.
+
+    Raises:
+        TraceError, OptionError: it names no trace of this model, or that is dense.
+    """
+    if ranks is None:
+        return []
+    if not switches:
+        raise OptionError("this model is dense: it has no experts to spread, so leave hosts out")
+    return placed(name, [switch.experts for switch in switches], len(ranks))
+
+
 def placed(placement: str, sizes: Sequence[int], ranks: int) -> Placement:
-    """The rank of each expert of each layer, by the option `placement`.
+    """As `placement_of`, from the number of experts of each layer.
 
     Raises:
         TraceError, OptionError: it names no trace of this model.

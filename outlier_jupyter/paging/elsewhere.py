@@ -130,6 +130,10 @@ class InstalledElsewhere(Installed):
         """As `Installed.resident`, rank by rank."""
         return [tuple(pair) for pair in self.ranks.resident()]
 
+    def check(self) -> None:
+        """As `Installed.check`: the ranks must be there."""
+        self.ranks.check()
+
     def settle(self) -> None:
         """As `Installed.settle`: no read is under way between two layers."""
         for pager in self.pagers:

@@ -100,6 +100,9 @@ class Installed:
         for pager in self.pagers:
             pager.load_all(each)
 
+    def check(self) -> None:
+        """Raises RankLost: other processes that compute the experts have ended."""
+
     def settle(self) -> None:
         """Wait for the reads, and evaluate the arrays, that an interrupted run left.
 

@@ -1,4 +1,4 @@
-"""Which experts this process computes, and where its results and those of others become one.
+"""Which experts this process computes, and what computes the others.
 
 A process owns all experts, and its results are whole, unless a model's experts are spread over
 ranks. Then an `Owner` names the share of each, and the process that has the rest of the model owns
@@ -8,13 +8,10 @@ none: what computes them is `Elsewhere`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-Combine: TypeAlias = Callable[[Any], Any]
-"""From the outputs of the owned experts, [..., k, width] with zeros elsewhere, to those of all."""
 
 
 class Owner(Protocol):
@@ -55,8 +52,3 @@ class Elsewhere(Protocol):
         meanwhile: Callable[[], object] | None,
     ) -> tuple[Any, int]:  # fmt: skip
         """A layer's output, and the nanoseconds that they waited for reads."""
-
-
-def as_it_is(output: Any) -> Any:
-    """The `Combine` of a process that owns all experts."""
-    return output

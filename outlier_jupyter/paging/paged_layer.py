@@ -20,7 +20,7 @@ from ..events import Routed
 from ..residency import ExpertKey
 from .expert_pairs import pairs_in, slots_of_ids
 from .fetch import Fetch
-from .ownership import OWNS_ALL, Combine, Elsewhere, Owner, as_it_is
+from .ownership import OWNS_ALL, Elsewhere, Owner
 from .pager import Pager
 from .partial_experts import PartialExperts
 from .shared_expert import OverlappedSharedExpert
@@ -36,7 +36,7 @@ class PagedLayer:
         timed: measures what `inner` takes.
 
     Attributes:
-        owner, combine: which experts are computed here, and what adds the outputs of others.
+        owner: which experts are computed here; the outputs of others are zeros.
         elsewhere: computes all of them, where none is computed here.
         shared_expert: is computed while experts are read.
     """
@@ -45,7 +45,6 @@ class PagedLayer:
         self, inner: Any, layer: int, experts: int, pager: Pager, timed: Stopwatch
     ) -> None:
         self.owner: Owner = OWNS_ALL
-        self.combine: Combine = as_it_is
         self.elsewhere: Elsewhere | None = None
         self.shared_expert: OverlappedSharedExpert | None = None
         self._inner, self._layer, self._pager, self._timed = inner, layer, pager, timed
@@ -63,7 +62,7 @@ class PagedLayer:
     def serve(
         self, inputs: SwitchInputs, begin: int, meanwhile: Callable[[], object] | None
     ) -> Any:
-        """Read the ids back, make their experts resident, compute, combine.
+        """Read the ids back, make their experts resident, compute.
 
         Args:
             begin: when the switch was called.
@@ -77,7 +76,7 @@ class PagedLayer:
         if self.elsewhere is not None:
             return self._timed(self._serve_elsewhere, inputs, ids, (begin, routed), meanwhile)
         serve = self._token if few else self._prompt
-        return self.combine(serve(inputs, ids, (begin, routed), meanwhile))
+        return serve(inputs, ids, (begin, routed), meanwhile)
 
     def _serve_elsewhere(
         self,
@@ -229,8 +228,7 @@ class PagedLayer:
 
     @property
     def _owns_all(self) -> bool:
-        alone = self.owner is OWNS_ALL and self.combine is as_it_is
-        return alone and self.elsewhere is None
+        return self.owner is OWNS_ALL and self.elsewhere is None
 
     @property
     def _native(self) -> bool:

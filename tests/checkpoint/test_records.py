@@ -207,6 +207,16 @@ def test_an_interrupted_repack_goes_on_where_it_stopped(model, after):
     model.assert_read(model.open("pread"))
 
 
+def test_what_an_interrupt_after_the_last_step_left_is_removed(model):
+    """The records are whole; the next call checks them, and only their file is left."""
+    model.write()
+    others = [model.target.with_suffix(end) for end in (".journal", ".partial")]
+    for other in others:
+        other.write_text("left")
+    assert model.write().written == 0
+    assert not any(other.exists() for other in others)
+
+
 def test_a_journal_of_another_model_or_cut_short_is_not_believed(model):
     """The journal is used only as far as it is complete and belongs to these shards."""
     with pytest.raises(Stopped):

@@ -18,9 +18,9 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.distributed import rank_group, ranks
-from outlier_jupyter.errors import CheckpointChanged, OptionError, RankLost
+from outlier_jupyter.errors import CheckpointChanged, OptionError, RankLost, TraceError
 from outlier_jupyter.events import DECODE, PREFILL, CallStarted, Routed
-from tests.inspection import ranks_of, reader_of
+from tests.inspection import change_messages, ranks_of, reader_of
 from tests.models import checkpoint
 
 PROMPT, TOKENS = "What is it? " * 3, 12
@@ -73,10 +73,49 @@ def test_a_rank_that_is_killed_ends_the_run(engine, phase, number):
     with pytest.raises(RankLost, match=rf"rank {number} \(localhost\) was ended by SIGKILL"):
         run(engine)
     assert engine.last_run.finish_reason == "error"
-    assert (len(engine.last_run.tokens) > 0) == (phase == DECODE)
+    partial = engine.last_run
+    assert (len(partial.tokens) > 0) == (phase == DECODE)
     with pytest.raises(RankLost, match=f"rank {number}"):
         run(engine)
+    assert engine.last_run is partial
     assert all(ended(pid) for pid in pids)
+
+
+def test_ranks_that_ended_between_runs_are_shown_as_ended(engine):
+    """Status and memory do not fail by it, and count nothing that is gone."""
+    run(engine)
+    os.kill(ranks_of(engine).pids[1], signal.SIGKILL)
+    for _ in range(2):
+        status = engine.status()
+        assert all(rank.ended and not rank.resident for rank in status.ranks)
+        assert "ended; load the model again" in str(status)
+    assert engine.memory().ranks == (("localhost", 0, 0), ("localhost", 0, 0))
+
+
+def test_a_resize_that_one_rank_refuses_changes_none(engine):
+    """The others have their earlier size again, and say so."""
+    before = run(engine).tokens.tolist()
+    sizes = [rank.slots for rank in engine.status().ranks]
+
+    def spoil(messages):
+        if messages[0].get("cache_experts") == 2:
+            messages[1] = messages[1] | {"cache_experts": None, "cache_gb": 1e-9}
+        return messages
+
+    change_messages(ranks_of(engine), spoil)
+    with pytest.raises(OptionError, match="rank 1 "):
+        engine.resize(cache_experts=2)
+    status = engine.status()
+    assert [rank.slots for rank in status.ranks] == sizes and status.slots == sum(sizes)
+    assert run(engine).tokens.tolist() == before
+
+
+def test_a_placement_that_is_none_leaves_the_model_before(model):
+    """It is found before the engine that is to be replaced is closed."""
+    with outlier_jupyter.load(model, cache_experts=3) as before:
+        with pytest.raises(TraceError, match="nothing"):
+            outlier_jupyter.load(model, hosts=2, placement="nothing.run", replacing=before)
+        assert run(before).tokens.size
 
 
 @pytest.mark.parametrize("phase", [PREFILL, DECODE])

@@ -9,7 +9,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter.engine import load as loading
 from outlier_jupyter.events import PagedIn
-from outlier_jupyter.paging.ownership import OWNS_ALL, as_it_is
+from outlier_jupyter.paging.ownership import OWNS_ALL
 from tests.inspection import pager_of
 
 EXPERTS, TOP_K, WIDTH = 8, 2, 64
@@ -55,17 +55,12 @@ def test_the_shares_of_two_add_up_to_the_whole(kernels, slots, overlap, tiny):
             pager.sink = lambda event, read=read: read.append(event)
             for first in (0, 1):
                 read.clear()
-                switch.paged.owner, switch.paged.combine = Half(first), as_it_is
+                switch.paged.owner = Half(first)
                 shares.append(np.array(switch(x, ids)))
                 assert {e.expert % 2 for e in read if isinstance(e, PagedIn)} <= {first}
                 assert not shares[-1][np.array(ids) % 2 != first].any()
             assert np.array_equal(shares[0] + shares[1], whole)
-            switch.paged.owner, switch.paged.combine = (
-                Half(0),
-                lambda mine, other=shares[1]: mine + mx.array(other),
-            )
-            assert np.array_equal(np.array(switch(x, ids)), whole)
-            switch.paged.owner, switch.paged.combine = OWNS_ALL, as_it_is
+            switch.paged.owner = OWNS_ALL
             assert np.array_equal(np.array(switch(x, ids)), whole)
 
 
@@ -76,6 +71,6 @@ def test_a_process_without_experts_adds_zeros(kernels, tokens, tiny):
         switch = engine.model.layers[1].mlp.switch_mlp
         x, _ = inputs(tokens)
         ids = mx.array(np.tile(np.array([1, 3], np.uint32), (1, tokens, 1)))
-        switch.paged.owner, switch.paged.combine = Half(0), as_it_is
+        switch.paged.owner = Half(0)
         output = np.array(switch(x, ids))
         assert output.shape == (1, tokens, TOP_K, WIDTH) and not output.any()
