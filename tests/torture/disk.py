@@ -17,9 +17,11 @@ import subprocess
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import outlier_jupyter
 from outlier_jupyter import Chat, Engine, Run
@@ -321,7 +323,9 @@ def small_disk(at: Path) -> Iterator[Callable[[int], Any]]:
 def full_tries(place: Place) -> Tries:
     """Everything that writes, onto a disk that is full after some bytes."""
     at, rng = place.scratch / "small", place.rng
+    repacking = import_module("outlier_jupyter.checkpoint.repack")
     with ExitStack() as stack, small_disk(at) as room, place.opened(place.folder) as engine:
+        stack.enter_context(patch.object(repacking, "SPARE", 0))  # it stops where the disk is full
         engine.generate(PROMPT, max_tokens=2)
         old = engine.last_run
         run = engine.generate(PROMPT, max_tokens=MOST, alternatives=3)
