@@ -642,6 +642,17 @@ test("the view says that the kernel is gone", async () => {
   expect(text(".oj-note")).toContain("Kernel disconnected. Run the cell again to continue.");
 });
 
+test("each rank has a line under the header, and without ranks there is none", async () => {
+  open();
+  push(1, false);
+  await drawn();
+  expect($(".oj-ranks").hidden).toBe(true);
+  model.set("info", { ...INFO, ranks: "rank 0: 3 hits\nrank 1: 5 hits, the last to finish" });
+  await drawn();
+  expect($(".oj-ranks").hidden).toBe(false);
+  expect(text(".oj-ranks")).toContain("rank 1: 5 hits");
+});
+
 test("the view says that the output is changed", async () => {
   open({ info: { ...INFO, changed_output: "top_k=4 instead of 8" } });
   await drawn();
