@@ -85,8 +85,10 @@ def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
     """The next run prints that it waits for the run of `watch`, waits, and runs."""
     sources = [
         f"%load_ext outlier_jupyter\n%outlier load {tiny} --cache-experts 6 -o engine;",
-        "import outlier_jupyter\nengine.tokenizer.eos_token_ids = set()\n"
-        "watched = outlier_jupyter.watch(engine, 'Hello', max_tokens=400)\nwatched",
+        "import outlier_jupyter, time\nfrom outlier_jupyter.events import StepDone\n"
+        "engine.tokenizer.eos_token_ids = set()\n"
+        "engine.subscribe(lambda done: time.sleep(0.05), StepDone)\n"  # lasts until the next cell
+        "watched = outlier_jupyter.watch(engine, 'Hello', max_tokens=100)\nwatched",
         "%%outlier --max-tokens 3 -o run\nAnd now?",
         "print(watched.run.generated, run.generated)",
     ]
@@ -94,7 +96,7 @@ def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
     client.execute()
     printed, shown, _ = notebook.cells[2].outputs
     assert printed.text == "Waiting for another run of this engine to end.\n"
-    assert "And now?" in shown.data["text/html"] and notebook.cells[3].outputs[0].text == "400 3\n"
+    assert "And now?" in shown.data["text/html"] and notebook.cells[3].outputs[0].text == "100 3\n"
 
 
 def test_what_is_shown_as_a_widget_keeps_its_state(tiny: Path, tmp_path: Path) -> None:
