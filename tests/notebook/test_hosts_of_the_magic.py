@@ -88,7 +88,8 @@ def test_run_all_goes_on_over_a_watched_run(tiny: Path, tmp_path: Path) -> None:
         "import outlier_jupyter, time\nfrom outlier_jupyter.events import StepDone\n"
         "engine.tokenizer.eos_token_ids = set()\n"
         "engine.subscribe(lambda done: time.sleep(0.05), StepDone)\n"  # lasts until the next cell
-        "watched = outlier_jupyter.watch(engine, 'Hello', max_tokens=100)\nwatched",
+        "watched = outlier_jupyter.watch(engine, 'Hello', max_tokens=100)\n"
+        "while not engine.run_lock.must_wait:\n    time.sleep(0.01)\nwatched",
         "%%outlier --max-tokens 3 -o run\nAnd now?",
         "print(watched.run.generated, run.generated)",
     ]
