@@ -44,9 +44,11 @@ def fresh(kernel):
 
 
 def look(kernel) -> tuple[int, int, int, int]:
-    """As `LOOK` prints it, without the engines of earlier tests."""
-    (sent,) = kinds(kernel.run(LOOK), "stream")
-    engines, *nbytes = json.loads(sent["text"])
+    """As `LOOK` prints it, without the engines of earlier tests, nor what they print late."""
+    sent = [each["text"] for each in kinds(kernel.run(LOOK), "stream")]
+    numbers = [text for text in sent if text.startswith("[")]
+    assert len(numbers) == 1, sent
+    engines, *nbytes = json.loads(numbers[0])
     return (engines - kernel.engines_before, *nbytes)
 
 
