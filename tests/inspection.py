@@ -69,7 +69,11 @@ def ranks_of(engine: Engine) -> Ranks:
 def change_messages(ranks: Ranks, change: Callable[[list[Any]], list[Any]]) -> None:
     """Have the ranks be sent what `change` makes of their messages."""
     plain = ranks._all
-    ranks._all = lambda messages, *more: plain(change(list(messages)), *more)  # type: ignore[method-assign]
+
+    def changed(messages: list[Any], *more: Any) -> Any:
+        return plain(change(list(messages)), *more)
+
+    vars(ranks)["_all"] = changed
 
 
 def reader_of(engine: Engine) -> Reader:

@@ -47,6 +47,14 @@ def wide(tmp_path_factory):
     return hollow_checkpoint(tmp_path_factory.mktemp("wide") / "model", WIDE, dense_seed=1)
 
 
+def test_ranks_of_one_machine_share_both_bounds():
+    """Its free memory, and `ram_gb`, are divided alike."""
+    alone, shared = MemoryBounds.now(4.0), MemoryBounds.now(4.0, beside=2)
+    assert (alone.ram_gb, shared.ram_gb) == (4.0, 2.0)
+    assert shared.machine.total == alone.machine.total // 2
+    assert shared.machine.available <= shared.machine.total
+
+
 def test_the_spare_memory_is_150_mb():
     """It is what activations, MLX's freed memory, and a process's growth may take together."""
     assert SPARE_NBYTES == ACTIVATION_NBYTES + MLX_CACHE_NBYTES + GROWTH_NBYTES == 150 * MB

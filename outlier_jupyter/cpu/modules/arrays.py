@@ -29,7 +29,7 @@ def view(array: mx.array) -> npt.NDArray[Any]:
         array = mx.contiguous(array)
         mx.eval(array)
     if array.dtype == mx.bfloat16:
-        flat: Any = np.frombuffer(memoryview(array).cast("B"), np.uint16)  # type: ignore[arg-type]
+        flat: Any = np.frombuffer(memoryview(array).cast("B"), np.uint16)  # type: ignore[arg-type]  # same
         bits: npt.NDArray[Any] = flat.reshape(array.shape)
         return bits
     found: npt.NDArray[Any] = np.asarray(memoryview(array))  # type: ignore[arg-type]  # as above

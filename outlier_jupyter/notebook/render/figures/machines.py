@@ -8,11 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ....formatting import percent, size_words
+from ....formatting import count, percent, size_words
 from ....trace.trace import Trace
 from ....trace.what_if_hosts import HOSTS, what_if_hosts
 from ..palette import EITHER
-from .style import no_data, note_below, titled_run
+from .style import STRIPE, no_data, note_below, titled_run
 
 PARTS = (
     ("compute_ms", "computing", EITHER.dense, ""),
@@ -33,23 +33,25 @@ def hosts_figure(trace: Trace, hosts: Sequence[int] = HOSTS, **options: Any) -> 
     figure.update_yaxes(title_text="tokens/s", rangemode="tozero", row=2, col=1)
     if frame.tokens_per_second.isna().all():
         return no_data(figure, "no times were recorded")
-    names = [str(count) for count in frame.hosts]
+    names = [str(hosts) for hosts in frame.hosts]
+    heads = [count(hosts, "machine") for hosts in frame.hosts]
     for column, name, colour, pattern in PARTS:
         bars = go.Bar(
             x=names, y=frame[column], name=name,
-            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": "#fff"}},
-            hovertemplate=f"%{{x}} machines<br>%{{y:.3~g}} ms {name}<extra></extra>",
+            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": STRIPE}},
+            customdata=heads,
+            hovertemplate=f"%{{customdata}}<br>%{{y:.3~g}} ms {name}<extra></extra>",
         )  # fmt: skip
         figure.add_trace(bars, row=1, col=1)
     hovered = [
-        f"{percent(row.decode_hit_rate)} of lookups hit<br>the busiest machine reads "
+        f"{head}<br>{percent(row.decode_hit_rate)} of lookups hit<br>the busiest machine reads "
         f"{size_words(row.busiest_bytes)}, {row.imbalance:.2f} × its share"
-        for row in frame.itertuples()
+        for head, row in zip(heads, frame.itertuples(), strict=True)
     ]
     line = go.Scatter(
         x=names, y=frame.tokens_per_second, mode="lines+markers", showlegend=False,
         line={"color": EITHER.hit, "width": 1.6}, customdata=hovered,
-        hovertemplate="%{x} machines<br>%{y:.3~g} tokens/s<br>%{customdata}<extra></extra>",
+        hovertemplate="%{y:.3~g} tokens/s with %{customdata}<extra></extra>",
     )  # fmt: skip
     figure.add_trace(line, row=2, col=1)
     figure.update_layout(barmode="stack")
