@@ -23,6 +23,8 @@ MODELS = Path(next(iter(mlx_lm.models.__path__)))
 LAYERS = 3
 EXPERTS = 8
 TOP_K = 2
+SPREAD = ("qwen3_moe", "mixtral", "gpt_oss")
+"""Types whose experts the tests spread over ranks, beside the demo."""
 
 TINY: dict[str, Any] = {
     # widths

@@ -7,17 +7,17 @@ import pytest
 
 import outlier_jupyter
 from tests.inspection import ranks_of
-from tests.models import checkpoint
+from tests.models import SPREAD, checkpoint
 
 TOKENS = 6
-FAMILIES = ("demo", "qwen3_moe", "mixtral", "gpt_oss")
+FAMILIES = ("demo", *SPREAD)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Name → what `load` takes, and how many experts it has."""
     folder = tmp_path_factory.mktemp("models")
-    found = {name: checkpoint(name, folder / name) for name in FAMILIES[1:]}
+    found = {name: checkpoint(name, folder / name) for name in SPREAD}
     return {name: (str(path), 24) for name, path in found.items()} | {"demo": ("demo", 192)}
 
 

@@ -33,17 +33,17 @@ def test_a_prompt_is_run_printed_and_saved(saved: Path) -> None:
     assert 0 < run.generated <= 5
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_a_run_is_spread_over_ranks(
-    hosts: int, saved: Path, tiny: Path, tmp_path: Path, capsys
-) -> None:
-    """`--hosts 2` gives the same tokens, and reads of all ranks."""
+def test_a_run_is_spread_over_ranks(saved: Path, tiny: Path, tmp_path: Path, capsys) -> None:
+    """`--hosts 2` gives the same tokens, and reads of all ranks.
+
+    More ranks and models are tested in tests/distributed/test_command_line.py.
+    """
     file = tmp_path / "spread.safetensors"
     words = ["run", str(tiny), "Which", "expert?", "--max-tokens", "5", "--cache-experts", "4"]
-    assert main([*words, "--raw", "--hosts", str(hosts), "-o", str(file)]) == 0
+    assert main([*words, "--raw", "--hosts", "2", "-o", str(file)]) == 0
     run = Run.load(file)
     assert run.tokens.tolist() == Run.load(saved).tokens.tolist()
-    assert set(run.trace.reads["rank"].tolist()) == set(range(hosts))
+    assert set(run.trace.reads["rank"].tolist()) == {0, 1}
     assert main(["explain", "1", "--run", str(file)]) == 0
     assert "was waited for" in capsys.readouterr().out
 
