@@ -5,6 +5,8 @@
 The machine is measured before each. The slices of Qwen3-30B-A3B and Qwen3.5-397B-A17B have random
 weights and follow routes that are resampled from a real trace, as the forecast's are: what is
 checked for them is the speed. The demo model chooses for itself, and was not among the recordings.
+`by_trace` is what the same speeds predict by the routing of the measured run itself, as
+`what-if --hosts 1 --measured` does.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from outlier_jupyter.benchmark.models import Made, find_source, make
 from outlier_jupyter.checkpoint.model_folder import ModelFolder
 from outlier_jupyter.engine.forecast import forecast, geometry_of
 from outlier_jupyter.engine.load import probed_of
-from outlier_jupyter.engine.machine_speed import measure_speed
+from outlier_jupyter.engine.measure_speed import measure_speed
 from outlier_jupyter.engine.open_checkpoint import open_model
 from outlier_jupyter.paging.probe import dense_nbytes
 from outlier_jupyter.system import hub
+from outlier_jupyter.system.machine_speed import MachineSpeed
 
 PAIRS = (("demo", 0, 0.25), ("demo", 0, 0.5), ("30b", 4, 0.25), ("30b", 4, 0.5), ("397b", 4, 0.25),
          ("397b", 4, 0.5))  # fmt: skip
@@ -33,10 +36,12 @@ PAIRS = (("demo", 0, 0.25), ("demo", 0, 0.5), ("30b", 4, 0.25), ("30b", 4, 0.5),
 PROMPT, LONG_PROMPT, TOKENS = 32, 128, 64
 
 
-def measured(made: Made | None, slots: int, rounds: int) -> float:
-    """The median tokens per second of decode, with direct reads."""
+def measured(
+    made: Made | None, slots: int, rounds: int, machine: MachineSpeed
+) -> tuple[float, float]:
+    """The median tokens per second of decode, with direct reads, and of those by the trace."""
     model = "demo" if made is None else str(made.folder)
-    speeds = []
+    speeds, expected = [], []
     with load(model, cache_experts=slots, reader="direct", warm="off", quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()
         for number in range(rounds + 1):
@@ -46,7 +51,9 @@ def measured(made: Made | None, slots: int, rounds: int) -> float:
                 text = prompt_of(list(range(first, first + PROMPT)))
             run = engine.generate(text, raw=True, max_tokens=TOKENS, temperature=0)
             speeds.append(run.summary().tokens_per_second)
-    return median(speeds[1:])
+            frame = run.trace.what_if_hosts([1], machine=machine)
+            expected.append(float(frame.tokens_per_second[0]))
+    return median(speeds[1:]), median(expected[1:])
 
 
 def waited(made: Made, slots: int) -> float:
@@ -81,12 +88,13 @@ def main() -> int:
         machine = measure_speed((), geometry.expert_nbytes)
         found = forecast(geometry, [slots], machine)
         (speed,) = found.speeds
-        tokens = measured(made, slots, arguments.rounds)
+        tokens, by_trace = measured(made, slots, arguments.rounds, machine)
         rows.append({
             "model": name, "layers": geometry.layers, "slots": slots, "share": share,
             "low": round(speed.low, 2), "likely": round(speed.likely, 2),
             "high": round(speed.high, 2), "measured": round(tokens, 2),
             "likely_over_measured": round(speed.likely / tokens, 3),
+            "by_trace": round(by_trace, 2), "by_trace_over_measured": round(by_trace / tokens, 3),
             "hit_rate": round(speed.hit_rate, 3), "memory_gb_per_s": round(machine.memory / 1e9, 1),
             "disk_gb_per_s": round(machine.disk / 1e9, 2),
             "million_loops_per_s": round(machine.loops / 1e6, 1),

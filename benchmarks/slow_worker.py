@@ -16,16 +16,18 @@ from outlier_jupyter import worker
 from outlier_jupyter.checkpoint.readers import PreadReader
 from outlier_jupyter.engine.rank_worker import RankWorker
 
+PLAIN = PreadReader._fill
+
 
 def slow_disk(rate: float) -> None:
-    """Have all reads of this process share a disk of `rate` bytes a second."""
-    lock, free, plain = threading.Lock(), [0.0], PreadReader._fill
+    """Have all reads of this process share a disk of `rate` bytes a second, from now on."""
+    lock, free = threading.Lock(), [0.0]
 
     def fill(self: Any, where: Any, into: Any, needed: int | None = None) -> None:
         with lock:
             free[0] = max(free[0], time.perf_counter()) + where.nbytes / rate
             until = free[0]
-        plain(self, where, into, needed)
+        PLAIN(self, where, into, needed)
         time.sleep(max(0.0, until - time.perf_counter()))
 
     PreadReader._fill = fill  # type: ignore[method-assign]

@@ -72,7 +72,7 @@ ONLY_IN = {
     "traitlets": {"notebook"},
     "plotly": {"notebook"},
     "huggingface_hub": {"system"},
-    "platformdirs": {"benchmark", "engine"},
+    "platformdirs": {"benchmark", "engine", "system"},
     "psutil": {"system"},
     "mmap": {"checkpoint", "system"},
     "scipy": {"studies", "trace"},

@@ -1,15 +1,9 @@
 """Tokens per second of a model that was never loaded, for each size of its cache.
 
 Two recordings of real routing are resampled to the model's geometry and replayed through a cache of
-each size, with the default policy. That gives the experts that a token reads. A token then takes
-
-    TURNS ÷ Python's speed + COMPUTE × (bytes multiplied ÷ memory's speed)
-    + WAIT_S × (layers that wait for reads) + READ × (bytes read ÷ disk's speed)
-
-with this machine's own speeds. The factors were set by hand so that six pairs of model and cache
-fit, on two processors (`benchmarks/forecasting.py`): they are no law. The wait for a prompt
-was compared for prompts of 128 tokens alone. MLX's kernels were not measured, so they have no
-forecast.
+each size, with the default policy. That gives the experts that a token reads, and by this machine's
+speeds (`system/machine_speed`) what a token takes. The wait for a prompt was compared for prompts
+of 128 tokens alone. MLX's kernels were not measured, so they have no forecast.
 """
 
 from __future__ import annotations
@@ -17,29 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log
-from typing import Any
 
 import numpy as np
-from mlx.utils import tree_flatten
 
 from ..formatting import three
 from ..options import AUTO
-from ..paging.probe import Probed
+from ..paging.probe import Probed, embedding_nbytes
 from ..residency.replay import RecordedRouting, simulate
 from ..residency.resample import RECORDED, Picks, recorded, resampled
+from ..system.machine_speed import WAIT_S, MachineSpeed
 from ..system.provenance import fingerprint
 from ..trace import TraceInfo
-from .machine_speed import MachineSpeed
 from .open_checkpoint import Opened
 from .routing_history import RoutingHistory
 from .top_k import own_top_k_of
 
-TURNS = 24_000
-"""Turns of a Python loop that take as long as a token outside its layers: Python, MLX, sampling."""
-WAIT_S = 1e-4
-"""Of a layer that waits: the time until its first byte."""
-COMPUTE, READ = 1.35, 1.15
-"""Times the bytes' own time: what kernels and reads take beside moving bytes."""
 PRODUCTS = 1.0
 """A prompt's products take so many times NumPy's time for the same ones in float32: assumed."""
 BAND = 1.25
@@ -80,9 +66,6 @@ def geometry_of(opened: Opened, probed: Probed | None, dense: int) -> Geometry |
     if not switches:
         return None
     top_k = max(probed.top_k) if probed else own_top_k_of(opened.config) or 1
-    flat: Any = tree_flatten(opened.module.parameters())
-    embedded = sum(array.nbytes for name, array in flat if "embed_tokens" in name)
-    tied = not any("lm_head" in name for name, _ in flat)
     quantised = opened.config.get("quantization")
     bits = quantised.get("bits", 16) if isinstance(quantised, dict) else 16
     return Geometry(
@@ -90,7 +73,7 @@ def geometry_of(opened: Opened, probed: Probed | None, dense: int) -> Geometry |
         max(switch.experts for switch in switches),
         top_k,
         max(switch.expert_nbytes for switch in switches),
-        dense if tied else dense - embedded,
+        dense - embedding_nbytes(opened.module),
         float(bits),
     )
 
@@ -198,16 +181,15 @@ def _speed(
 
 
 def _seconds(model: Geometry, reads: float, waits: float, machine: MachineSpeed) -> float:
-    read = READ * reads * model.expert_nbytes / machine.disk
-    compute = TURNS / machine.loops + COMPUTE * model.active / machine.memory
-    return compute + WAIT_S * waits + read
+    compute = machine.overhead_s + machine.multiply_s(model.active)
+    return compute + WAIT_S * waits + machine.read_s(reads * model.expert_nbytes)
 
 
 def _prompt_seconds(model: Geometry, route: Picks, tokens: int, machine: MachineSpeed) -> float:
     products = tokens * 8 * model.active / model.bits
     chosen = _chosen(model, route, tokens)
     nbytes = chosen * model.layers * model.experts * model.expert_nbytes
-    return PRODUCTS * products / machine.products + READ * nbytes / machine.disk
+    return PRODUCTS * products / machine.products + machine.read_s(nbytes)
 
 
 def _chosen(model: Geometry, route: Picks, tokens: int) -> float:

@@ -33,7 +33,7 @@ from ..paging import Installed, check_device, install, release, switch_modules
 from ..paging.elsewhere import install_elsewhere
 from ..paging.install import MoeSwitch
 from ..paging.preload import parse_pins, pin, warm
-from ..paging.probe import Probed, dense_nbytes, probe
+from ..paging.probe import Probed, dense_nbytes, embedding_nbytes, probe
 from ..residency import ExpertKey
 from ..system.hub import resolve
 from ..system.interrupt import Interrupts, deferred
@@ -168,7 +168,7 @@ def _opened(
     if native:
         _swap(native, options.quiet)
     info = _info(model, switches, installed, reader, options, own_top_k)
-    info = replace(info, model_hash=stamp, disk_rate=rate, dense_nbytes=_nbytes(module))
+    info = replace(info, model_hash=stamp, disk_rate=rate, **_sizes(module))
     give_back()
     with deferred():
         engine = Engine(
@@ -380,10 +380,10 @@ def _info(
     )
 
 
-def _nbytes(module: nn.Module) -> int:
-    """Bytes of all weights of a module."""
+def _sizes(module: nn.Module) -> dict[str, Any]:
+    """The bytes of all weights of a module, which has no experts, and of those its embeddings."""
     total: int = tree_reduce(lambda n, x: n + x.nbytes, module.parameters(), 0)
-    return total
+    return {"dense_nbytes": total, "embedding_nbytes": embedding_nbytes(module)}
 
 
 def _banks(switches: Sequence[MoeSwitch]) -> tuple[int, ...]:

@@ -25,12 +25,13 @@ from ..paging import share_slots
 from ..paging.install import MoeSwitch
 from ..paging.probe import Probed, dense_nbytes, expert_format
 from ..system import hub
+from ..system.machine_speed import kept_speed
 from ..system.memory_info import Machine
 from ..values import boolean, checked, path, refused, text
 from .engine import Engine
 from .forecast import Forecast, earlier_routing, forecast, geometry_of
 from .load import probed_of
-from .machine_speed import kept_speed, measure_speed
+from .measure_speed import measure_speed
 from .memory_budget import MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
 from .open_checkpoint import Opened, open_model
 from .prompts import context_of

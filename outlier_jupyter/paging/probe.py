@@ -163,6 +163,14 @@ def dense_nbytes(model: nn.Module, switches: Sequence[MoeSwitch]) -> int:
     return _weights(model) - sum(_weights(switch.module) for switch in switches)
 
 
+def embedding_nbytes(model: nn.Module) -> int:
+    """Bytes of an input embedding, of which a token reads a row; 0 if it is the output's, too."""
+    arrays: Any = tree_flatten(model.parameters())
+    if not any("lm_head" in name for name, _ in arrays):
+        return 0
+    return sum(array.nbytes for name, array in arrays if "embed_tokens" in name)
+
+
 def _weights(module: nn.Module) -> int:
     arrays: Any = tree_flatten(module.parameters())
     return sum(array.nbytes for _, array in arrays)

@@ -7,6 +7,9 @@ layer's time runs from its ids being known to the next layer's. That includes th
 after a wait, when threads have gone to sleep, and MLX computes a layer's experts only when the next
 ids are read. `compute` is the rest of the mean call, so that the model reproduces the trace's own
 speed. Prefill is not predicted.
+
+`measured_cost` has the same three from the speeds of a measured machine, and nothing of the run but
+its routing.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import TraceError
 from ..events import DECODE
 from ..formatting import percent, three
+from ..system.machine_speed import WAIT_S, MachineSpeed
 from .schema import LAYER_PARTS
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ class Cost:
     """Nanoseconds per call, per layer that waits, and per byte read; NaN if unknown.
 
     `residual` is the error of the fit on its own calls: the median of |predicted − measured| over
-    the measured time.
+    the measured time; NaN where nothing was fitted.
     """
 
     compute: float
@@ -57,9 +62,10 @@ class Cost:
         if np.isnan(self.per_byte):
             return compute + "; this trace has no reads, so their cost is unknown"
         speed = f"{three(1 / self.per_byte)} GB/s" if self.per_byte else "any speed"
+        error = f"; median error on the trace's own calls {percent(self.residual)}"
         return (
             f"{compute}, {three(self.wait / 1e6)} ms for each layer that waits, and reads at "
-            f"{speed}; median error on the trace's own calls {percent(self.residual)}"
+            f"{speed}{'' if np.isnan(self.residual) else error}"
         )
 
 
@@ -92,6 +98,33 @@ def fit(trace: Trace) -> Cost:
     compute = float(took.mean() - np.nan_to_num(prices) @ each.mean(axis=1))
     wait, per_byte = prices.tolist()
     return Cost(compute, wait, per_byte, float(np.median(np.abs(predicted - took) / took)))
+
+
+def measured_cost(trace: Trace, machine: MachineSpeed) -> tuple[Cost, float]:
+    """The cost of a decoded token on a measured machine, and the experts' part of its compute.
+
+    A token multiplies the weights that are not experts, and the experts that it chose, with
+    compiled CPU kernels; see `system/machine_speed`.
+
+    Returns:
+        The cost, and nanoseconds.
+
+    Raises:
+        TraceError: the trace has not the size of the weights.
+    """
+    info = trace.info
+    if not info.dense_nbytes or not info.expert_nbytes:
+        raise TraceError(
+            "this run does not have the size of its model's weights, so a measured machine's "
+            "computing is unknown: record it again, or leave the machine out"
+        )
+    decoded = trace.experts[trace.phase == DECODE]
+    chosen = (decoded >= 0).sum(axis=2) @ np.array(info.expert_nbytes, np.int64)
+    experts = machine.multiply_s(float(chosen.mean()) if len(chosen) else 0.0)
+    dense = machine.multiply_s(info.dense_nbytes - info.embedding_nbytes)
+    compute = machine.overhead_s + dense + experts
+    cost = Cost(1e9 * compute, 1e9 * WAIT_S, 1e9 * machine.read_s(1), float("nan"))
+    return cost, 1e9 * experts
 
 
 def _spans(trace: Trace, calls: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -321,11 +321,11 @@ class Explainer:
         return Limit(nbytes, 0.0, "")
 
     def _memory_limit(self, call: int, rate: float | None) -> Limit:
-        """The dense weights once, and each distinct expert of the call once."""
+        """The dense weights once, but a table of embeddings, and each distinct expert once."""
         trace, row = self._trace, self._trace.calls[call]
         steps = slice(int(row["first_step"]), int(row["first_step"] + row["steps"]))
         sizes = trace.info.expert_nbytes or (0,) * trace.layers
-        nbytes = trace.info.dense_nbytes
+        nbytes = trace.info.dense_nbytes - trace.info.embedding_nbytes
         for layer in range(trace.layers):
             chosen = trace.experts[steps, layer]
             nbytes += len(np.unique(chosen[chosen >= 0])) * sizes[layer]

@@ -29,16 +29,17 @@ def hosts_answer(trace: Trace, hosts: Sequence[int] = HOSTS, **options: Any) -> 
     frame = what_if_hosts(trace, hosts, **options)
     rows = frame.to_dict("records")
     best = max(rows, key=lambda row: row["tokens_per_second"])
+    prediction = f"By prediction from {frame.attrs['rests_on']}"
     one = what_if_hosts(trace, [1], **options).iloc[0]
     if isfinite(best["tokens_per_second"]) and isfinite(one.tokens_per_second):
         ratio = best["tokens_per_second"] / float(one.tokens_per_second)
         sentence = (
-            f"By prediction {best['hosts']} of these numbers of machines would be the fastest: "
+            f"{prediction}, {best['hosts']} of these numbers of machines would be the fastest: "
             f"{three(best['tokens_per_second'])} tokens/s, {factor_text(ratio)} × one machine's."
         )
         if best["hosts"] == 1:
             sentence = (
-                "By prediction one machine is the fastest: "
+                f"{prediction}, one machine is the fastest: "
                 f"{three(best['tokens_per_second'])} tokens/s; what more of them save, the "
                 "exchange of each layer takes."
             )

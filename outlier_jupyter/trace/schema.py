@@ -87,8 +87,9 @@ class TraceInfo:
         model_hash: identifies the checkpoint: a hash of its config and its tensors' names and
             offsets, and of the content of its adapter, if there is one.
         machine: system, processor and cores.
-        dense_nbytes: bytes of the weights that are not experts, which every token reads; 0 if
-            unknown.
+        dense_nbytes: bytes of the weights that are not experts; 0 if unknown.
+        embedding_nbytes: of these, bytes of an input embedding, of which a token reads a row; 0 if
+            it is the output's, too, or unknown.
         disk_rate, memory_rate: measured bytes a second of disk and memory; 0 if not measured.
         versions: of Python, MLX and the libraries, by name.
         absent: the arrays that were not recorded; they hold placeholder values.
@@ -114,6 +115,7 @@ class TraceInfo:
     model_hash: str = ""
     machine: str = ""
     dense_nbytes: int = 0
+    embedding_nbytes: int = 0
     disk_rate: float = 0.0
     memory_rate: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)

@@ -206,7 +206,7 @@ def check_info(info: TraceInfo, layers: int, k: int, choices: int) -> None:
     if info.layer_names and len(info.layer_names) != layers:
         raise ValueError(f"`layer_names` names {len(info.layer_names)} layers of {layers}")
     for name, most in (("slots", 2**31), ("dense_nbytes", 2**50), ("native_top_k", 2**15),
-                       ("width", 2**31)):  # fmt: skip
+                       ("embedding_nbytes", info.dense_nbytes), ("width", 2**31)):  # fmt: skip
         if not 0 <= (getattr(info, name) or 0) <= most:
             raise ValueError(f"`{name}` is {_short(getattr(info, name))}: 0 to {most:,} expected")
     for name in ("disk_rate", "memory_rate"):

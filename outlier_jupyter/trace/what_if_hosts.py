@@ -2,8 +2,8 @@
 
 A machine looks up its own experts in a cache of its own. A layer takes as long as the machine that
 is the last: its reads, and its share of the layer's chosen experts. To that comes the exchange of a
-layer by the network. Compute and the price of reads are fitted to the trace's own calls, or taken
-from a measured disk.
+layer by the network. Compute and the price of reads are fitted to the trace's own calls, or follow
+from the speeds of a measured machine.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from ..residency.placement import Placement, even, learned
 from ..residency.policies import POLICIES, canonical_name
 from ..residency.replay import simulate
 from ..values import integers, number, one_of, text
-from .cost_model import Cost, fit
+from .machine_costs import MachineCosts, costs_of
 from .validate import MOST_HOSTS
 from .what_if import routing_of
 
 if TYPE_CHECKING:
     import pandas
 
+    from ..system.machine_speed import MachineSpeed
     from .trace import Trace
 
 HOSTS = (1, 2, 4, 8, 16, 32, 64)
@@ -80,6 +81,7 @@ def what_if_hosts(
     placement: str = "even",
     network: Network | None = None,
     disk_rate: float | None = None,
+    machine: MachineSpeed | str | None = None,
 ) -> pandas.DataFrame:
     """What the trace's lookups would hit and read with its experts spread over n machines.
 
@@ -90,18 +92,24 @@ def what_if_hosts(
         placement: even, in turn; or learned from this trace, which no other run has.
         network: its figures; by default `Network()`, a guess for 10 Gbit/s.
         disk_rate: bytes a second of one machine's disk, measured; by default the price of a read is
-            fitted to the trace.
+            fitted to the trace, or the machine's.
+        machine: the speeds of one machine's memory, disk and Python, from which computing and reads
+            follow as in `plan`'s forecast; "measured" for this machine, as `plan` last measured it.
+            By default the trace's own times.
 
     Returns:
         One row per number of machines: hosts, slots (of each), decode_hit_rate, decode_bytes,
         busiest_bytes (of the machine that reads most), imbalance (these × hosts ÷ all), resident_gb
         (of each), decode_waits (layers in which a machine reads); of a decoded token read_ms,
         compute_ms, network_ms and their sum token_ms, and tokens_per_second, NaN without times.
-        `attrs["assumed"]` says what the prediction rests on.
+        `attrs["rests_on"]` says whose speeds the prediction rests on, `attrs["assumed"]` on what
+        else.
 
     Raises:
-        OptionError: no number of machines from 1 to 64, or a figure that cannot be used.
-        TraceError: the trace has no MoE layers, or was itself made by several machines.
+        OptionError: no number of machines from 1 to 64, a figure that cannot be used, or
+            "measured" on a machine that was not.
+        TraceError: the trace has no MoE layers, was itself made by several machines, or has not
+            the size of the weights, which a measured machine's computing needs.
     """
     import pandas
 
@@ -118,18 +126,12 @@ def what_if_hosts(
         raise OptionError("the cache's size is unknown or below 1: give slots=…, of each machine")
     kind = one_of("placement", placement, PLACEMENTS)
     _check(network or Network())
-    replays = _Replays(
-        trace,
-        one_of("policy", canonical_name(text("policy", policy)), POLICIES),
-        kind,
-        network or Network(),
-    )
-    if disk_rate is not None:
-        if not number("disk_rate", disk_rate) > 0:
-            raise OptionError(f"disk_rate={disk_rate!r} cannot be used: give bytes a second")
-        replays.cost = replace(replays.cost, per_byte=1e9 / disk_rate)
+    name = one_of("policy", canonical_name(text("policy", policy)), POLICIES)
+    costs = costs_of(trace, machine, disk_rate)
+    replays = _Replays(trace, name, kind, network or Network(), costs)
     frame = pandas.DataFrame([replays.row(count, size) for count in counts])
     frame.attrs["assumed"] = replays.assumed
+    frame.attrs["rests_on"] = costs.rests_on
     return frame
 
 
@@ -143,27 +145,27 @@ def _check(network: Network) -> None:
 class _Replays:
     """Replays a trace over several numbers of machines."""
 
-    def __init__(self, trace: Trace, policy: str, placement: str, network: Network) -> None:
+    def __init__(
+        self, trace: Trace, policy: str, placement: str, network: Network, costs: MachineCosts
+    ) -> None:
         self._trace, self._policy, self._placement = trace, policy, placement
         self._network, self._routing = network, routing_of(trace)
         self._decode = trace.calls["phase"] == DECODE
         self._nbytes = np.array(trace.info.expert_nbytes or (0,) * trace.layers, np.int64)
-        self.cost: Cost = fit(trace)
-        experts = trace.calls["experts_ns"][self._decode]
-        self._experts_ns = float(experts.mean()) if len(experts) else 0.0
+        self._costs, self._cost = costs, costs.cost
 
     @property
     def assumed(self) -> tuple[str, ...]:
         """What a prediction rests on, a sentence each, without a full stop."""
         width = self._trace.info.width or WIDTH
         return (
-            f"one machine's costs: {self.cost}",
+            str(self._costs),
             f"the network: {self._network}; each layer's input of {width:,} numbers goes to every "
             "machine, the outputs meet in a ring, and rank 0 sends the sum back",
             "all machines are alike, each with a disk and a cache of its own; one of them computes "
             "all but the experts, and nothing overlaps with an exchange",
             "the experts' computing is divided by the machines"
-            if self._experts_ns
+            if self._costs.experts_ns
             else "the experts' computing was not measured apart, so it is not divided",
         )
 
@@ -208,7 +210,7 @@ class _Replays:
         lookups = int((trace.experts[in_decode] >= 0).sum())
         calls = max(1, reads.shape[1])
         waits = int((longest > 0).sum())
-        waited = np.nan_to_num(self.cost.wait) * waits + self.cost.per_byte * float(longest.sum())
+        waited = np.nan_to_num(self._cost.wait) * waits + self._cost.per_byte * float(longest.sum())
         read_ms = waited / calls / 1e6 if longest.any() else 0.0
         compute_ms = self._compute_ns(share[:, in_decode]) / 1e6
         k = int(trace.experts.shape[2])
@@ -240,5 +242,5 @@ class _Replays:
             share: the number of choices of each machine, [hosts, steps, layers].
         """
         total, most = float(share.sum()), float(share.max(axis=0, initial=0).sum())
-        experts = min(self._experts_ns, float(np.nan_to_num(self.cost.compute)))
-        return self.cost.compute - experts * (1 - most / total if total else 0.0)
+        spared = self._costs.experts_ns * (1 - most / total if total else 0.0)
+        return self._cost.compute - spared

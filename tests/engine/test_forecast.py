@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import outlier_jupyter
-from outlier_jupyter.engine import machine_speed, routing_history
+from outlier_jupyter.engine import measure_speed as measuring
+from outlier_jupyter.engine import routing_history
 from outlier_jupyter.engine.forecast import PROMPTS, Geometry, forecast
-from outlier_jupyter.engine.machine_speed import MachineSpeed, kept_speed, measure_speed
+from outlier_jupyter.engine.measure_speed import measure_speed
 from outlier_jupyter.engine.plan import plan
+from outlier_jupyter.system import machine_speed
+from outlier_jupyter.system.machine_speed import MachineSpeed, kept_speed
 
 MACHINE = MachineSpeed(25e9, 2e9, 60e9, 20e6, "2026-01-31")
 QWEN = Geometry(48, 128, 8, 2_654_208, 900_000_000, 4.0)
@@ -31,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_machine_is_measured_once_and_the_numbers_are_kept(cache, monkeypatch):
     """The file that was read for it is gone; damaged numbers count as none."""
-    monkeypatch.setattr(machine_speed, "PROBED_NBYTES", 4 << 20)
+    monkeypatch.setattr(measuring, "PROBED_NBYTES", 4 << 20)
     assert kept_speed() is None
     found = measure_speed((), 100_000)
     assert min(found.memory, found.disk, found.products) > 0 and kept_speed() == found
@@ -78,7 +81,7 @@ def test_any_geometry_has_a_forecast(layers, experts, share, size):
 
 def test_a_plan_forecasts_once_the_machine_is_measured(tiny, cache, monkeypatch):
     """Before that it has no column of speeds, and with MLX's kernels never."""
-    monkeypatch.setattr(machine_speed, "PROBED_NBYTES", 4 << 20)
+    monkeypatch.setattr(measuring, "PROBED_NBYTES", 4 << 20)
     assert plan(tiny).forecast is None and "tokens/s" not in str(plan(tiny))
     found = plan(tiny, measure=True)
     assert found.forecast is not None and len(found.forecast.speeds) == len(found.sizes)
@@ -94,7 +97,7 @@ def test_a_plan_forecasts_once_the_machine_is_measured(tiny, cache, monkeypatch)
 
 def test_a_plan_after_runs_rests_on_their_routing(tiny, cache, monkeypatch):
     """A hundred tokens of earlier runs are enough."""
-    monkeypatch.setattr(machine_speed, "PROBED_NBYTES", 4 << 20)
+    monkeypatch.setattr(measuring, "PROBED_NBYTES", 4 << 20)
     assert "earlier runs here" not in str(plan(tiny, measure=True))
     with outlier_jupyter.load(tiny, cache_experts=12, quiet=True) as engine:
         engine.tokenizer.eos_token_ids = set()

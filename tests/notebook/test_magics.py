@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from outlier_jupyter.benchmark.short import Benched
-from outlier_jupyter.engine import machine_speed
+from outlier_jupyter.engine import measure_speed
 from outlier_jupyter.errors import OptionError, OutlierError, ReadFailed
 from outlier_jupyter.formatting import size_words
 from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.runs.run import Interrupted, Run
+from outlier_jupyter.system import machine_speed
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,8 @@ def test_a_disk_that_cannot_be_measured_leaves_the_plan(ip, tiny, tmp_path, monk
         raise ReadFailed("the disk cannot be measured")
 
     monkeypatch.setattr(machine_speed, "user_cache_path", lambda name: tmp_path)
-    monkeypatch.setattr(machine_speed, "PROBED_NBYTES", 4 << 20)
-    monkeypatch.setattr(machine_speed, "probe_disk", broken)
+    monkeypatch.setattr(measure_speed, "PROBED_NBYTES", 4 << 20)
+    monkeypatch.setattr(measure_speed, "probe_disk", broken)
     assert ip.run_line_magic("outlier", f"plan {tiny}").forecast is None
     with pytest.raises(ReadFailed, match="cannot be measured"):
         ip.run_line_magic("outlier", f"plan {tiny} --measure")

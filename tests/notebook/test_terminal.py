@@ -14,6 +14,7 @@ from outlier_jupyter.__main__ import main
 from outlier_jupyter.checkpoint.shard import shard_of
 from outlier_jupyter.notebook.commands import COMMANDS
 from outlier_jupyter.notebook.terminal import Terminal
+from outlier_jupyter.system import machine_speed
 
 
 @pytest.fixture
@@ -80,6 +81,18 @@ def test_what_a_command_finds_is_printed(saved, words, expected, capsys) -> None
     """Tables are printed whole, explanations and uses as text."""
     assert main([word.format(run=saved) for word in words]) == 0
     assert expected in capsys.readouterr().out
+
+
+def test_a_measured_machine_predicts_in_place_of_the_run(saved, tmp_path, monkeypatch, capsys):
+    """`--measured` takes what `plan` measured; without that or `--hosts` it is an error."""
+    monkeypatch.setattr(machine_speed, "user_cache_path", lambda name: tmp_path)
+    words = ["what-if", "--run", str(saved), "--measured"]
+    assert main([*words, "--hosts", "2"]) == 2
+    assert "outlier plan MODEL --measure" in capsys.readouterr().err
+    assert main(words) == 2 and "give --hosts, too" in capsys.readouterr().err
+    machine_speed.keep_speed(machine_speed.MachineSpeed(25e9, 2e9, 60e9, 20e6, "2026-01-31"))
+    assert main([*words, "--hosts", "2"]) == 0
+    assert "measured machine's speeds" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_report_and_a_summary_as_json(saved, tiny, tmp_path, capsys) -> None:

@@ -191,7 +191,9 @@ def test_limits_are_measured_or_unknown(run):
     assert "Memory speed has not been measured: run %outlier bench --memory." in str(found)
     known = run.explain(2, memory_rate=1e9)
     k = int((trace.experts[known.step] >= 0).sum())
-    nbytes = trace.info.dense_nbytes + k * trace.info.expert_nbytes[0]
+    info = trace.info
+    assert 0 < info.embedding_nbytes < info.dense_nbytes
+    nbytes = info.dense_nbytes - info.embedding_nbytes + k * info.expert_nbytes[0]
     assert known.memory.nbytes == nbytes and known.memory.ms == pytest.approx(nbytes / 1e6)
     probed = replace(trace, info=replace(trace.info, disk_rate=2e9, dense_nbytes=0))
     found = probed.explain(found.step)

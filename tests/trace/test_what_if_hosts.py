@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,12 +12,17 @@ from outlier_jupyter.notebook.render.figures import Figures
 from outlier_jupyter.residency.placement import even
 from outlier_jupyter.residency.replay import simulate
 from outlier_jupyter.residency.resample import recorded
+from outlier_jupyter.system import machine_speed
+from outlier_jupyter.system.machine_speed import COMPUTE as KERNELS
+from outlier_jupyter.system.machine_speed import READ, TURNS, WAIT_S, MachineSpeed, keep_speed
 from outlier_jupyter.trace.hosts_answer import hosts_answer
 from outlier_jupyter.trace.what_if import what_if
 from outlier_jupyter.trace.what_if_hosts import Network, what_if_hosts
 from tests.residency.routings import routing_of
 from tests.trace.made import COMPUTE, NBYTES, PER_BYTE, WAIT, timed_trace
 
+MACHINE = MachineSpeed(25e9, 2e9, 60e9, 20e6, "2026-01-31")
+DENSE, EMBEDDED = 50_000_000, 10_000_000
 FREE = Network(latency_ms=0, gb_per_s=1e6, layer_ms=0)
 
 
@@ -84,12 +89,82 @@ def test_a_measured_disk_and_a_learned_placement_are_used(trace):
     assert balanced.imbalance < evenly.imbalance
 
 
+@pytest.fixture(scope="module")
+def weighed(trace):
+    """The same, with the size of all weights and without any time."""
+    info = replace(trace.info, dense_nbytes=DENSE, embedding_nbytes=EMBEDDED)
+    calls = trace.calls.copy()
+    for name in ("ns", "read_wait_ns", "install_ns", "experts_ns"):
+        calls[name] = 0
+    return replace(trace, info=info, calls=calls)
+
+
+def test_a_measured_machine_replaces_the_run_s_times(trace, weighed):
+    """Computing is bytes by memory's speed, reads by the disk's, as `plan`'s forecast has them.
+
+    What is looked up and read is the run's, whose times are not needed.
+    """
+    [row] = what_if_hosts(weighed, [1], network=FREE, machine=MACHINE).to_dict("records")
+    [own] = what_if_hosts(trace, [1], network=FREE).to_dict("records")
+    assert (row["decode_bytes"], row["decode_waits"]) == (own["decode_bytes"], own["decode_waits"])
+    layers, k = trace.experts.shape[1:]
+    multiplied = DENSE - EMBEDDED + layers * k * NBYTES
+    compute = TURNS / MACHINE.loops + KERNELS * multiplied / MACHINE.memory
+    assert row["compute_ms"] == pytest.approx(1e3 * compute)
+    read = WAIT_S * row["decode_waits"] + READ * row["decode_bytes"] / MACHINE.disk
+    assert row["read_ms"] == pytest.approx(1e3 * read / trace.steps)
+    unweighed = replace(weighed, info=replace(weighed.info, dense_nbytes=0, embedding_nbytes=0))
+    with pytest.raises(TraceError, match="size of its model's weights"):
+        what_if_hosts(unweighed, [1], machine=MACHINE)
+
+
+def test_measured_machines_divide_the_experts_and_nothing_else(weighed):
+    """The rest of the model stays on one machine; a faster one is faster, alone or with others."""
+    frame = what_if_hosts(weighed, [1, 2, 64], network=FREE, machine=MACHINE)
+    rest = TURNS / MACHINE.loops + MACHINE.multiply_s(DENSE - EMBEDDED)
+    experts = frame.compute_ms / 1e3 - rest
+    assert (experts > 0).all() and experts.is_monotonic_decreasing
+    assert 0.5 <= experts[1] / experts[0] < 1
+    for name in ("memory", "disk", "loops"):
+        faster = replace(MACHINE, **{name: 2 * getattr(MACHINE, name)})
+        found = what_if_hosts(weighed, [1, 2, 64], network=FREE, machine=faster)
+        assert (found.tokens_per_second >= frame.tokens_per_second).all()
+        assert found.tokens_per_second[0] > frame.tokens_per_second[0]
+    named = what_if_hosts(weighed, [2], machine=MACHINE, disk_rate=1e8).iloc[0]
+    assert named.read_ms > 10 * frame.read_ms[1] and named.compute_ms == frame.compute_ms[1]
+
+
+def test_this_machine_is_taken_as_it_was_measured_last(weighed, tmp_path, monkeypatch):
+    """Nothing is measured for it; where nothing was, the error says how to."""
+    monkeypatch.setattr(machine_speed, "user_cache_path", lambda name: tmp_path)
+    with pytest.raises(OptionError, match=r"was not measured: `%outlier plan MODEL --measure`"):
+        what_if_hosts(weighed, [1], machine="measured")
+    assert not list(tmp_path.iterdir())
+    keep_speed(MACHINE)
+    kept, same = (what_if_hosts(weighed, machine=each) for each in ("measured", MACHINE))
+    assert kept.equals(same)
+    answer = hosts_answer(weighed, machine="measured")
+    text = " ".join(str(answer).split())
+    assert "By prediction from a measured machine's speeds, not the run's times, " in text
+    assert "disk 2 GB/s" in text and "measured on 2026-01-31" in text and "factors" in text
+    note = " ".join(Figures(weighed).machines(machine="measured").layout.xaxis2.title.text.split())
+    assert "a measured machine's speeds" in note.replace("<br>", " ")
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(MachineSpeed)][:4])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "fast", None])
+def test_speeds_that_are_none_are_refused(name, value):
+    """Zero, below zero, not finite, or no number."""
+    with pytest.raises(OptionError, match=name):
+        replace(MACHINE, **{name: value})
+
+
 def test_the_answer_states_what_it_rests_on(trace):
     """To 64 machines, with the costs, the network and the assumptions."""
     found = hosts_answer(trace)
     assert found.frame.hosts.tolist() == [1, 2, 4, 8, 16, 32, 64]
     text = " ".join(str(found).split())
-    assert "By prediction" in text and "the network: 0.100 ms" in text
+    assert "By prediction from the run's own times, " in text and "the network: 0.100 ms" in text
     assert "nothing overlaps with an exchange" in text and "<table" in found._repr_html_()
 
 
@@ -103,6 +178,8 @@ def test_the_answer_states_what_it_rests_on(trace):
         ({"placement": "best"}, "placement"),
         ({"policy": "best"}, "policy"),
         ({"disk_rate": 0}, "bytes a second"),
+        ({"machine": "fast"}, "machine='fast'"),
+        ({"machine": 3}, "a MachineSpeed"),
         ({"network": Network(gb_per_s=0)}, "gb_per_s=0"),
         ({"network": Network(latency_ms=-1)}, "latency_ms=-1"),
     ],

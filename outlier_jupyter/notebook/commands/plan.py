@@ -7,10 +7,10 @@ from functools import partial
 from json import dumps
 from typing import Any
 
-from ...engine.machine_speed import kept_speed
 from ...engine.plan import Plan, plan
 from ...errors import ReadFailed
 from ...options import LoadOptions
+from ...system.machine_speed import kept_speed
 from .command import MODEL, Command, Session
 from .parsing import add_fields, add_json, add_output
 

@@ -11,6 +11,7 @@ from ...residency.policies import POLICIES
 from ...runs.token_experts import named
 from ...trace.answers import FrameAnswer, what_if_answer
 from ...trace.hosts_answer import hosts_answer
+from ...trace.machine_costs import MEASURED
 from ...trace.what_if_hosts import PLACEMENTS, Network
 from .command import Command, Session
 from .parsing import add_frame, add_output, variable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 BOUND = next(spec for spec in POLICIES.values() if spec.make is None)
 """The policy that only a replay can have."""
-OF_HOSTS = ("placement", "latency_ms", "network_gb", "disk_gb")
+OF_HOSTS = ("placement", "latency_ms", "network_gb", "disk_gb", "measured")
 """Flags that go with `--hosts` alone."""
 
 
@@ -68,6 +69,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--disk-gb", type=float, metavar="GB",
         help="with --hosts, 10^9 bytes a second of one machine's disk (default: fitted to the run)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measured", action="store_true", default=None,
+        help="with --hosts, compute and read as fast as this machine, by its speeds as `plan` "
+        "measured them, and not by the run's own times",
     )  # fmt: skip
     add_frame(parser)
     add_output(parser, "answer, figure or number")
@@ -114,6 +120,8 @@ def _of_hosts(args: dict[str, Any]) -> dict[str, Any]:
     options = {"slots": slots[0], "policy": policies[0], "network": network}
     if "disk_gb" in args:
         options["disk_rate"] = args["disk_gb"] * 1e9
+    if args.get("measured"):
+        options["machine"] = MEASURED
     return options | ({"placement": args["placement"]} if "placement" in args else {})
 
 

@@ -1,27 +1,22 @@
-"""How fast this machine reads memory and disk, multiplies, and runs Python: measured once, kept.
+"""Measures how fast this machine reads memory and disk, multiplies, and runs Python.
 
-A forecast rests on these numbers. They stand in one small file in the user's cache folder, and are
-measured again on demand.
+A forecast rests on these numbers. They are kept, and measured again on demand.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from ..checkpoint.disk_probe import probe_disk
-from ..errors import OutlierError, ReadFailed
-from ..formatting import size_words, three
+from ..errors import ReadFailed
 from ..system import files
+from ..system.machine_speed import MachineSpeed, keep_speed, speed_file
 from ..system.memory_info import measure_memory
 
 PROBED_NBYTES = 128 << 20
@@ -32,51 +27,14 @@ LOOP, LOOPS_S = 10_000, 0.1
 """Turns of the Python loop that is timed, and for how many seconds."""
 
 
-@dataclass(frozen=True)
-class MachineSpeed:
-    """What a machine does in a second.
-
-    Attributes:
-        memory: bytes read from memory by all cores.
-        disk: bytes of whole experts read past the page cache.
-        products: multiplications of float32 matrices by NumPy.
-        loops: turns of a short loop in Python.
-        measured: the day, as 2026-01-31.
-    """
-
-    memory: float
-    disk: float
-    products: float
-    loops: float
-    measured: str
-
-    def words(self) -> str:
-        """The speeds in words."""
-        return (
-            f"memory {size_words(self.memory)}/s, disk {size_words(self.disk)}/s, "
-            f"{three(self.products / 1e9)} billion products/s, {three(self.loops / 1e6)} million "
-            f"turns of a Python loop/s (measured on {self.measured})"
-        )
-
-
-def kept_speed() -> MachineSpeed | None:
-    """What was measured last on this machine; None if nothing was, or its file is damaged."""
-    try:
-        found = json.loads(_path().read_text())
-        speed = MachineSpeed(**found)
-        numbers = [float(getattr(speed, name)) for name in ("memory", "disk", "products", "loops")]
-        return speed if all(isfinite(one) and one > 0 for one in numbers) else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def measure_speed(candidates: Sequence[Path], nbytes: int) -> MachineSpeed:
+def measure_speed(candidates: Sequence[Path], nbytes: int, keep: bool = True) -> MachineSpeed:
     """Measure for about three seconds, and keep the result.
 
     Args:
         candidates: files on the disk that the model will be read from. If none is large enough one
             is written beside the user's cache, and removed.
         nbytes: bytes of an expert.
+        keep: whether later forecasts rest on it.
 
     Raises:
         ReadFailed: the file cannot be written or read.
@@ -87,16 +45,9 @@ def measure_speed(candidates: Sequence[Path], nbytes: int) -> MachineSpeed:
     disk = 1e6 * max(table.speed("direct") or table.speed("pread"), 1e-3)
     day = time.strftime("%Y-%m-%d")
     speed = MachineSpeed(measure_memory(), disk, _products(), _loops(), day)
-    try:
-        _path().parent.mkdir(parents=True, exist_ok=True)
-        files.write(_path(), json.dumps(asdict(speed)), OutlierError, "the machine's speed")
-    except (OSError, OutlierError):
-        pass  # it is measured again next time
+    if keep:
+        keep_speed(speed)
     return speed
-
-
-def _path() -> Path:
-    return Path(user_cache_path("outlier_jupyter")) / "machine.json"
 
 
 @contextmanager
@@ -104,7 +55,7 @@ def _file(file: Path | None) -> Iterator[Path]:
     if file is not None:
         yield file
         return
-    there = _path().with_name(f"probe-{os.getpid()}")
+    there = speed_file().with_name(f"probe-{os.getpid()}")
     try:
         there.parent.mkdir(parents=True, exist_ok=True)
         random = np.random.default_rng(0).bytes(PROBED_NBYTES)
