@@ -24,7 +24,7 @@ from benchmarks.cli import parser, print_rows
 from benchmarks.results import Row
 from outlier_jupyter.benchmark.rounds import digits
 from outlier_jupyter.engine.engine import Engine
-from outlier_jupyter.engine.load import read_all_experts
+from outlier_jupyter.engine.first_experts import read_all_experts
 from outlier_jupyter.testing import hollow_checkpoint
 
 TOKENS = 24

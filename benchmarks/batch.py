@@ -23,7 +23,7 @@ from outlier_jupyter.benchmark.geometry import prompt_of
 from outlier_jupyter.benchmark.models import Made, default_folder, find_source, make
 from outlier_jupyter.benchmark.subjects import BenchmarkText, check_routing
 from outlier_jupyter.engine.engine import Engine
-from outlier_jupyter.engine.load import read_all_experts
+from outlier_jupyter.engine.first_experts import read_all_experts
 from outlier_jupyter.runs.run import Run
 
 COUNTS, SHARES = (4, 8), (0.25, 1.0)

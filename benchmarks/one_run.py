@@ -22,7 +22,7 @@ from outlier_jupyter.benchmark.geometry import Shape
 from outlier_jupyter.benchmark.routing import Routes
 from outlier_jupyter.benchmark.subjects import BenchmarkText, active_bytes, run_engine
 from outlier_jupyter.engine.engine import Engine
-from outlier_jupyter.engine.load import read_all_experts
+from outlier_jupyter.engine.first_experts import read_all_experts
 from outlier_jupyter.engine.memory import SPARE_NBYTES
 
 

@@ -33,7 +33,7 @@ from outlier_jupyter.benchmark.subjects import BenchmarkText, active_bytes, run_
 from outlier_jupyter.checkpoint import RecordReader
 from outlier_jupyter.checkpoint import linux_aio as kernel_queue
 from outlier_jupyter.engine.engine import Engine
-from outlier_jupyter.engine.load import read_all_experts
+from outlier_jupyter.engine.first_experts import read_all_experts
 from outlier_jupyter.options import LoadOptions
 
 Say = Callable[[object], None]

@@ -34,6 +34,9 @@ const SHORTENED = [
   ...["hoverStep", "hoverCell", "stepHovered", "pinnedCell", "expertLast"],
   ...["setSubtitle", "setReadout", "expertsThen", "tableOpen", "drawTable", "decodeLookups"],
   ...["textStart", "textEpoch", "tokensPerSecond", "columnProblem", "markTogether"],
+  ...["expertOf", "stepOf", "lastOf", "movesFrom", "firstStep", "branchNote", "markUrgent"],
+  ...["textEndOf", "setFrameInterval", "expertsOf", "hitBits", "moveStep", "countIndex"],
+  ...["changeIndex", "changeState", "allParts"],
 ];
 
 const settings = {

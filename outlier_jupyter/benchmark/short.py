@@ -16,7 +16,8 @@ import mlx.core as mx
 
 from ..aliases import old_arguments
 from ..cpu.kernels.processor import VECTORS, cpu_name
-from ..engine.load import load, read_all_experts
+from ..engine.first_experts import read_all_experts
+from ..engine.load import load
 from ..formatting import three
 from ..system.memory_info import machine_memory
 from ..system.provenance import processor_name

@@ -13,6 +13,7 @@ from ..errors import EngineBusy, EngineClosed
 from ..paging import release
 from ..system.address_space import LOADED_NBYTES, check_room
 from ..system.interrupt import deferred
+from .loads import loads
 from .memory import give_back
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def free_unreachable() -> None:
 
 @atexit.register
 def _end_runs() -> None:
+    loads.end(STOP_WAIT_S)
     for engine in list(_alive):
         if not engine.closed and engine._process == os.getpid():
             wait = STOP_WAIT_S if engine.run_lock.must_wait else STREAM_WAIT_S

@@ -32,12 +32,11 @@ from ..options import AUTO, LoadOptions, make, takes
 from ..paging import Installed, check_device, install, release, switch_modules
 from ..paging.elsewhere import install_elsewhere
 from ..paging.install import MoeSwitch
-from ..paging.preload import parse_pins, pin, warm
+from ..paging.preload import parse_pins
 from ..paging.probe import Probed, dense_nbytes, embedding_nbytes, probe
 from ..residency import ExpertKey
 from ..system.hub import resolve
 from ..system.interrupt import Interrupts, deferred
-from ..system.progress import Progress
 from ..system.provenance import fingerprint, machine_words, versions
 from ..trace import Trace, TraceInfo
 from ..values import path as path_of
@@ -47,6 +46,8 @@ from .choose_reader import open_experts
 from .close import check_can_load, free_unreachable
 from .decode import UNCOMPUTABLE, uncomputable
 from .engine import Engine
+from .first_experts import fill
+from .loads import loads
 from .memory import give_back
 from .memory_budget import MemoryBounds, Needs, fitted, needs_of, slots_of
 from .open_checkpoint import Opened, open_model, open_tokenizer, warn_if_not_paged
@@ -92,7 +93,8 @@ def load(
     if not settings.spread:
         check_whole(path)
     folder.check_tokenizer()
-    return _load(place(model, 1000), folder, settings, clock, replacing)
+    with loads.one():
+        return _load(place(model, 1000), folder, settings, clock, replacing)
 
 
 def _load(
@@ -185,7 +187,7 @@ def _opened(
     if remainder:
         engine.resize(cache_gb=AUTO, force=options.force)
     if ranks is None:
-        _fill(engine, pins, earlier)
+        fill(engine, pins, earlier)
     _check_files(checkpoint, reader)
     return engine
 
@@ -227,6 +229,7 @@ def _read_dense(module: nn.Module, checkpoint: Checkpoint, reader: Reader) -> No
         CheckpointChanged, ReadFailed: MLX cannot read them.
     """
     _check_files(checkpoint, reader)  # MLX counts each failed read as work that never ends
+    loads.check()
     try:
         mx.eval(module.parameters())
     except RuntimeError as error:
@@ -290,36 +293,11 @@ def _begin_native(module: nn.Module, kernels: str, undo: ExitStack) -> Native | 
 
 def _swap(native: Native, quiet: bool) -> None:
     """Have the CPU kernels compute; UnsupportedModel is raised where the config makes no sense."""
+    loads.check()
     try:
         native.finish(quiet)
     except UNCOMPUTABLE as error:
         raise uncomputable(error) from error
-
-
-def read_all_experts(engine: Engine) -> None:
-    """Read every expert into `engine`, which must have a slot for each."""
-    _read_all(engine._installed, quiet=True)
-
-
-def _read_all(installed: Installed, quiet: bool) -> None:
-    """Read every expert into RAM; a progress bar appears after a second."""
-    layers = len(installed.switches)
-    with Progress(total=layers, desc="experts", delay=1, leave=False, disable=quiet) as bar:
-        installed.load_all(bar.update)
-
-
-def _fill(engine: Engine, pins: list[ExpertKey], earlier: Experts | None) -> None:
-    """Preload pinned experts and those of earlier tokens, or all; a bar appears after a second."""
-    earlier = engine.history.read() if earlier is None else earlier
-    if pins or earlier is not None:
-        with Progress(
-            desc="experts read", unit="", delay=1, leave=False, disable=engine.options.quiet
-        ) as bar:
-            pin(engine._installed, pins, bar.update)
-            if earlier is not None:
-                warm(engine._installed, earlier, bar.update)
-    if engine.options.resident:
-        _read_all(engine._installed, engine.options.quiet)
 
 
 def _costs(

@@ -26,6 +26,7 @@ from ..paging import find, switch_modules
 from ..paging.install import MoeSwitch
 from ..paging.probe import dense_nbytes
 from ..system.memory_info import machine_memory
+from .loads import loads
 from .threads import thread_cleanup
 from .vocabulary import repair_decoding
 
@@ -61,7 +62,7 @@ def open_model(
     """
     folder.check_code()
     thread_cleanup.begin()
-    with folder.view() as shown:
+    with loads.one(), folder.view() as shown:
         # If two shards hold a tensor, the last in glob's order counts, as in mlx-lm.
         read = [Path(file).name for file in glob(str(shown / "model*.safetensors"))]  # noqa: PTH207
         checkpoint = Checkpoint(folder.path, [folder.path / name for name in read])

@@ -31,6 +31,7 @@ from ..values import boolean, checked, path, refused, text
 from .engine import Engine
 from .forecast import Forecast, earlier_routing, forecast, geometry_of
 from .load import probed_of
+from .loads import loads
 from .measure_speed import measure_speed
 from .memory_budget import MemoryBounds, Needs, best_nbytes, least_nbytes, needs_of, up
 from .open_checkpoint import Opened, open_model
@@ -238,7 +239,7 @@ def plan(
         raise refused("machine", machine, "an outlier_jupyter.system.memory_info.Machine")
     if replacing is not None and not isinstance(replacing, Engine):
         raise refused("replacing", replacing, "an engine, or nothing")
-    with hub.headers(os.fspath(model), revision) as (folder, here):
+    with loads.one(), hub.headers(os.fspath(model), revision) as (folder, here):
         opened = open_model(ModelFolder(folder, trusted=trust_remote_code))
         formats = dict.fromkeys(expert_format(s) for s in opened.switches)
         dense = dense_nbytes(opened.module, opened.switches)

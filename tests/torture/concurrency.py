@@ -264,8 +264,14 @@ def way_out(name: str, kernels: str) -> str:
 
 
 def signalled(number: signal.Signals, kernels: str) -> str:
-    """End a process by a signal, in the middle of the main thread's run."""
-    code = BEGIN + "engine.subscribe(lambda event: print('runs', flush=True), StepDone)\nrun()\n"
+    """End a process by a signal, in the middle of the main thread's run.
+
+    A shell that starts this one in the background has its children ignore SIGINT.
+    """
+    code = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" + BEGIN
+        + "engine.subscribe(lambda event: print('runs', flush=True), StepDone)\nrun()\n"
+    )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", code, kernels], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         cwd=ROOT,

@@ -125,7 +125,10 @@ export class Marks {
       const x = left + stamp[i],
         y = top + stamp[i + 1];
       if (x < 0 || y < 0 || x >= width || y >= height) continue;
-      below[y * width + x] = over(stamp[i + 2], below[y * width + x]);
+      const at = y * width + x,
+        colour = stamp[i + 2];
+      // Most pixels are opaque, or above nothing.
+      below[at] = colour >>> 24 < 255 && below[at] ? over(colour, below[at]) : colour;
     }
   }
 }

@@ -119,26 +119,26 @@ export function missedBy(state: RunState, step: number): Cell[] {
 
 /** The step of each expert's last eviction before a step's lookup; null where none is known. */
 function evictedBefore(state: RunState, missed: readonly Cell[], step: number): (number | null)[] {
-  const { moves } = state;
-  const out: (number | null)[] = missed.map(() => null);
-  const wanted = new Map(
-    missed.map(({ layer, expert }, i) => [layer * state.experts + expert!, i]),
-  );
-  const arrived = new Set<number>();
-  for (let n = moves.endOf(step) - 1; n >= moves.begin && wanted.size; n -= 1) {
+  const { moves, layers, experts } = state;
+  const indices = missed.map(({ layer, expert }) => layer * experts + expert!);
+  const wanted = new Uint8Array(layers * experts);
+  for (const index of indices) wanted[index] = 1;
+  let left = missed.length;
+  const [arrived, evicted] = [new Set<number>(), new Map<number, number>()];
+  const last = (before: number) => (left ? moves.lastOf(wanted, before) : -1);
+  for (let n = last(moves.endOf(step)); n >= 0; n = last(n)) {
     const index = moves.expertOf(n);
-    const i = wanted.get(index);
-    if (i === undefined) continue;
     const at = moves.stepOf(n);
     if (moves.arrived(n) && at === step) {
       arrived.add(index);
       continue;
     }
     if (at === step && !arrived.has(index)) continue; // evicted again after it was used
-    if (!moves.arrived(n)) out[i] = at;
-    wanted.delete(index);
+    if (!moves.arrived(n)) evicted.set(index, at);
+    wanted[index] = 0;
+    left -= 1;
   }
-  return out;
+  return indices.map((index) => evicted.get(index) ?? null);
 }
 
 /** The median of each run, and the message after which it was computed. */

@@ -100,15 +100,19 @@ export class RoutingLog extends Steps {
   indices(step: number, experts: number): Uint32Array {
     const { width, k } = this;
     if (this.#indices.length !== width) this.#indices = new Uint32Array(width);
+    const chosen = this.#experts,
+      out = this.#indices;
     let n = 0;
     if (this.has(step)) {
       const from = (step - this.first) * width;
-      for (let i = 0; i < width; i += 1) {
-        const expert = this.#experts[from + i];
-        if (expert !== NO_EXPERT) this.#indices[n++] = Math.floor(i / k) * experts + expert;
+      for (let i = 0, base = 0; i < width; base += experts) {
+        for (const end = i + k; i < end; i += 1) {
+          const expert = chosen[from + i];
+          if (expert !== NO_EXPERT) out[n++] = base + expert;
+        }
       }
     }
-    return this.#indices.subarray(0, n);
+    return out.subarray(0, n);
   }
 
   /**
@@ -200,6 +204,14 @@ export class MoveLog {
 
   expertOf(n: number): number {
     return this.#codes[n - this.begin] >> 1;
+  }
+
+  /** The last move before `n` of an expert that is 1 in `wanted`; -1 if none is kept. */
+  lastOf(wanted: Uint8Array, n: number): number {
+    const codes = this.#codes;
+    for (let i = n - this.begin - 1; i >= 0; i -= 1)
+      if (wanted[codes[i] >> 1]) return this.begin + i;
+    return -1;
   }
 
   arrived(n: number): boolean {
