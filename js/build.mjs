@@ -36,7 +36,10 @@ const SHORTENED = [
   ...["textStart", "textEpoch", "tokensPerSecond", "columnProblem", "markTogether"],
   ...["expertOf", "stepOf", "lastOf", "movesFrom", "firstStep", "branchNote", "markUrgent"],
   ...["textEndOf", "setFrameInterval", "expertsOf", "hitBits", "moveStep", "countIndex"],
-  ...["changeIndex", "changeState", "allParts"],
+  ...["changeIndex", "changeState", "allParts", "store", "panel", "changed"],
+  ...["playing", "arrived", "levels", "textOf", "endOf", "orderAfter", "explanation"],
+  ...["hasAlternatives", "branchProblem", "noBranch", "hitRates", "firstTokenMs", "usersOf"],
+  ...["layerHits", "keepUp", "heatmap", "drawCells"],
 ];
 
 const settings = {

@@ -26,6 +26,7 @@ from ..paging import find, switch_modules
 from ..paging.install import MoeSwitch
 from ..paging.probe import dense_nbytes
 from ..system.memory_info import machine_memory
+from . import group_sizes as group_sizes  # mlx-lm is loaded with its check
 from .loads import loads
 from .threads import thread_cleanup
 from .vocabulary import repair_decoding

@@ -1,5 +1,6 @@
 // The clock of two runs: their tokens by number, so that one playhead shows both.
 
+import { ExpertHistory } from "../live/history";
 import { Playback, type Replayed } from "../live/playback";
 import type { RunState } from "../live/state";
 
@@ -60,6 +61,13 @@ export class Pair {
       for (let layer = 0; layer < a.layers; layer += 1) if (differs(step, layer)) return step;
     }
     return null;
+  }
+
+  /** Whether both began with the same experts in RAM; true where that is not kept. */
+  beganAlike(): boolean {
+    if (this.states.some(({ routing, moves }) => routing.first || moves.from)) return true;
+    const [a, b] = this.states.map((state) => new ExpertHistory(state).show(-1).resident);
+    return a.length !== b.length || a.every((here, index) => here === b[index]);
   }
 
   /**

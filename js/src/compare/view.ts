@@ -15,6 +15,9 @@ import { DifferencePanel } from "./difference";
 import { Pair } from "./pair";
 import { Side } from "./side";
 
+/** What follows where the runs did not begin with the same experts in RAM. */
+const BEGAN = " They began with other experts in RAM: hit rates and speeds cannot be compared.";
+
 export class CompareView {
   readonly root: HTMLElement;
   readonly #pair: Pair;
@@ -159,7 +162,7 @@ export class CompareView {
       const at = { prompt: step !== null && step < first, origin: 0 };
       if (!at.prompt) at.origin = first;
       const text = step === null ? "" : ` Other experts are first chosen at ${stepName(step, at)}.`;
-      this.#routing = { of, text };
+      this.#routing = { of, text: text + (this.#pair.beganAlike() ? "" : BEGAN) };
     }
     return this.#routing.text;
   }

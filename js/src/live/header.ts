@@ -39,7 +39,6 @@ export class Header {
   readonly #badge = el("span", "oj-badge");
   readonly #stopButton = el("button", "oj-button oj-stop", { type: "button" }, "Stop");
   readonly #note = el("div", "oj-note", { role: "status" });
-  readonly #ranks = el("div", "oj-note oj-ranks");
   readonly #values = new Map<string, HTMLElement>();
   readonly #sparklines = TILES.slice(0, -1).map(() => new Sparkline());
   readonly #more = el("details", "oj-more");
@@ -73,7 +72,7 @@ export class Header {
     document.addEventListener("pointerdown", clicked, { signal });
     const title = el("div", "oj-title", {}, this.#model, this.#status, this.#pace);
     title.append(this.#stopButton, this.#badge);
-    this.node = el("div", "oj-header", {}, title, numbers, more, this.#note, this.#ranks);
+    this.node = el("div", "oj-header", {}, title, numbers, more, this.#note);
   }
 
   /** A number below its name, and what else belongs to it. */
@@ -105,8 +104,6 @@ export class Header {
     });
     setText(this.#note, this.#noteText(lost));
     this.#note.hidden = !this.#note.textContent;
-    setText(this.#ranks, info.ranks ?? "");
-    this.#ranks.hidden = !info.ranks;
   }
 
   #drawNumbers(): void {

@@ -13,6 +13,14 @@ export interface Part {
   means: string;
 }
 
+/** One of the machines that experts are spread over (`RankCounts.shown`). */
+export interface Rank {
+  name: string;
+  words: string;
+  /** The course of a decoded token's median read in ms; null where nothing was read. */
+  ms: readonly (number | null)[];
+}
+
 /** The trait `info`; any entry may be missing. */
 export interface Info {
   model?: string;
@@ -22,8 +30,10 @@ export interface Info {
   changed_output?: string;
   /** That the cache is smaller for a while, because memory was short. */
   memory_note?: string;
-  /** Where the experts are spread over machines: a line for each. */
-  ranks?: string;
+  /** Where the experts are spread over machines: what is known of each. */
+  ranks?: readonly Rank[];
+  /** The rank of each expert at layer * experts + expert, bytes as base64; 255 for none. */
+  owners?: string;
   /** The eviction policy, and in a few words what it evicts first. */
   policy?: string;
   evicts?: string;

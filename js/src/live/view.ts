@@ -14,6 +14,7 @@ import { Header } from "./header";
 import { Hint } from "./hint";
 import { ExpertHistory } from "./history";
 import { UNSEEN_MS } from "./limits";
+import { Machines } from "./machines";
 import { ExplainPanel } from "./panels/explain";
 import { LatencyPanel } from "./panels/latency";
 import type { Panel } from "./panels/panel";
@@ -53,6 +54,7 @@ export class RunView {
   readonly #latency: LatencyPanel;
   readonly #time: TimePanel;
   readonly #explain: ExplainPanel;
+  readonly #machines = new Machines();
   readonly #hint: Hint;
   readonly #summarise: () => void;
   readonly #history: ExpertHistory;
@@ -111,7 +113,7 @@ export class RunView {
     const grid = el("div", "oj-grid oj-unexplained", {}, ...nodes);
     this.root = rootElement("oj-root oj-run-view");
     this.root.tabIndex = -1; // a click anywhere lets the arrow keys move the playhead
-    const parts = [this.#header.node, this.#transport.node, grid];
+    const parts = [this.#header.node, this.#machines.node, this.#transport.node, grid];
     this.root.append(el("div", "oj-frame", {}, ...parts));
     watchPlayheadKeys(this.root, this.#playback, this.#focus, changed, signal);
     const map = this.#routing.panel.node;
@@ -252,6 +254,9 @@ export class RunView {
     if (parts.includes(RESIDENCY)) {
       this.#residency.draw(input);
       this.#residency.panel.drawTable(now);
+      const decoded = state.steps.end - state.firstToken - 1;
+      const past = at === null ? null : Math.max(0, at - state.firstToken - 1) / decoded;
+      this.#machines.draw(info, past, this.#residency.cells(input.theme), input.theme);
     }
     if (parts.includes(CHARTS)) {
       for (const each of [this.#latency, this.#time]) {

@@ -5,6 +5,9 @@ import { encode, MockModel, PARTS, Synthetic, settled } from "../synthetic";
 
 const SHAPE = { layers: 4, experts: 16, k: 2, slots: 20, prompt: 5, expertBytes: 1_000_000 };
 
+/** An expert that no run of this shape chooses in its prompt. */
+const UNUSED = 15;
+
 let host: HTMLElement;
 let close: () => void;
 
@@ -47,16 +50,21 @@ function live(): MockModel {
 
 /**
  * A run of `tokens` tokens whose text differs from others from token `other` on, and whose experts
- * from token `experts` on.
+ * from token `experts` on; with `warm` an expert was in RAM when it began.
  */
 function finish(
   model: MockModel,
   tokens: number,
   other = Number.POSITIVE_INFINITY,
   experts = Number.POSITIVE_INFINITY,
+  warm = false,
 ): void {
   const run = new Synthetic(SHAPE);
-  model.frame(encode(run.next(SHAPE.prompt, false, false)));
+  const first = run.next(SHAPE.prompt, false, false);
+  // What is evicted before it arrived was there when the run began.
+  if (warm) first.move = Uint32Array.from([2 * UNUSED, ...first.move]);
+  if (warm) first.moveStep = Uint32Array.from([0, ...first.moveStep]);
+  model.frame(encode(first));
   for (let n = 0; n < tokens; n += 1) {
     const frame = run.next(1, true, n === tokens - 1);
     if (n + 1 >= other) frame.text = frame.text.replace(/[a-z]/g, "x");
@@ -104,6 +112,17 @@ test("equal runs are said to be equal, and their difference is nothing", async (
   expect(text(".oj-parting")).toBe("The texts are the same.");
   expect($(".oj-go").hidden).toBe(true);
   expect(text(".oj-difference .oj-readout")).toBe("Largest: none");
+});
+
+test("of runs that began with other experts in RAM it is said that their costs do not compare", async () => {
+  const [one, other] = [live(), live()];
+  await open(one, other);
+  finish(one, 8);
+  finish(other, 8, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, true);
+  await settled(host);
+  expect(text(".oj-others")).toBe(
+    " They began with other experts in RAM: hit rates and speeds cannot be compared.",
+  );
 });
 
 test("a page that cannot find the runs says what to do", async () => {

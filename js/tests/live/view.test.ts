@@ -642,15 +642,43 @@ test("the view says that the kernel is gone", async () => {
   expect(text(".oj-note")).toContain("Kernel disconnected. Run the cell again to continue.");
 });
 
-test("each rank has a line under the header, and without ranks there is none", async () => {
+test("machines stand side by side, each with its residency and its reads; without any there are none", async () => {
   open();
-  push(1, false);
+  push(5, false);
+  for (let i = 0; i < 8; i += 1) push(1, true);
   await drawn();
-  expect($(".oj-ranks").hidden).toBe(true);
-  model.set("info", { ...INFO, ranks: "rank 0: 3 hits\nrank 1: 5 hits, the last to finish" });
+  expect($(".oj-machines").hidden).toBe(true);
+  const { layers, experts } = SHAPE;
+  // Of each layer the first quarter is the first machine's.
+  const owners = Array.from({ length: layers * experts }, (_, i) =>
+    (i % experts) * 4 < experts ? 0 : 1,
+  );
+  const course = [1, 2, null, 4];
+  const ranks = [
+    { name: "rank 0 (a)", words: "3 hits", ms: course },
+    { name: "rank 1 (b)", words: "5 hits", ms: course },
+  ];
+  model.set("info", { ...INFO, ranks, owners: btoa(String.fromCharCode(...owners)) });
   await drawn();
-  expect($(".oj-ranks").hidden).toBe(false);
-  expect(text(".oj-ranks")).toContain("rank 1: 5 hits");
+  const machines = [...host.querySelectorAll(".oj-machine")];
+  expect(machines.map((each) => each.textContent)).toEqual([
+    "rank 0 (a)3 hits",
+    "rank 1 (b)5 hits",
+  ]);
+  const canvas = (at: number, name: string) =>
+    machines[at].querySelector<HTMLCanvasElement>(`.oj-${name}`)!;
+  expect([canvas(0, "bitmap").width, canvas(1, "bitmap").width]).toEqual([4, 12]);
+  // Together they show each expert as the residency map does.
+  const whole = host.querySelector<HTMLCanvasElement>(".oj-residency .oj-bitmap")!;
+  expect([whole.width, whole.height]).toEqual([experts, layers]);
+  const row = (each: HTMLCanvasElement, layer: number) => [
+    ...each.getContext("2d")!.getImageData(0, layer, each.width, 1).data,
+  ];
+  for (let layer = 0; layer < layers; layer += 1) {
+    const parts = [0, 1].flatMap((rank) => row(canvas(rank, "bitmap"), layer));
+    expect(parts).toEqual(row(whole, layer));
+  }
+  expect(colours(canvas(0, "spark"))).toBeGreaterThan(1);
 });
 
 test("the view says that the output is changed", async () => {

@@ -1,4 +1,4 @@
-"""The live view's header has a line for each rank: its hits, what it has in RAM, its reads."""
+"""The live view shows the ranks side by side: what each has in RAM, its hits and its reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...engine.engine import Engine
-from ...events import Event, PagedIn, RanksServed, RunDone, StepDone
+from ...events import CallStarted, Event, PagedIn, RanksServed, RunDone, StepDone
 from ...trace.rank_use import RankCounts
 from .widget import LiveView
 
@@ -18,7 +18,7 @@ EVERY_S = 0.5
 class RankNote:
     """A subscriber that counts what the ranks of `engine` do, and shows it in `view`."""
 
-    KINDS: tuple[type[Event], ...] = (PagedIn, RanksServed, StepDone, RunDone)
+    KINDS: tuple[type[Event], ...] = (CallStarted, PagedIn, RanksServed, StepDone, RunDone)
     """The events it subscribes to."""
 
     def __init__(
@@ -31,8 +31,10 @@ class RankNote:
         """Receive one event."""
         if not self._counts.uses:
             return
-        if isinstance(event, PagedIn | RanksServed):
+        if not isinstance(event, RunDone):
             self._counts(event)
-        elif isinstance(event, RunDone) or self._clock() >= self._due:
+        if isinstance(event, RunDone) or (
+            isinstance(event, StepDone) and self._clock() >= self._due
+        ):
             self._due = self._clock() + EVERY_S
-            self._view.info = {**self._view.info, "ranks": self._counts.words}
+            self._view.info = self._view.info | self._counts.shown()

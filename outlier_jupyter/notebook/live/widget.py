@@ -306,12 +306,11 @@ def of_finished(run: Run) -> dict[str, object]:
 
     Returns:
         recorded: what not every run has, see `columns.recorded`.
-        ranks: a line for each rank, where the experts were spread over some.
+        ranks, owners: see `RankCounts.shown`, where the experts were spread over ranks.
         prefilled: UTF-16 code units at the text's beginning that were there before the first token.
     """
     found: dict[str, object] = {"recorded": names} if (names := recorded(run.trace)) else {}
-    if ranks := rank_counts(run.trace).words:
-        found["ranks"] = ranks
+    found |= rank_counts(run.trace).shown()
     return found | ({"prefilled": utf16_units(run.prefilled)} if run.prefilled else {})
 
 

@@ -188,6 +188,6 @@ export class ExplainPanel {
       button.addEventListener("click", () => this.focus.moveTo(step));
       return button;
     });
-    this.#slow.replaceChildren(el("span", "", {}, "Slowest:"), ...buttons);
+    this.#slow.replaceChildren(el("span", "", {}, "Slowest after the first:"), ...buttons);
   }
 }

@@ -5,11 +5,13 @@
 
 import { Bands } from "../../charts/bands";
 import { Bars } from "../../charts/bars";
+import type { Cells } from "../../charts/bitmap";
 import type { Focus } from "../../charts/focus";
 import type { Chosen, Moved } from "../../charts/marks";
 import { el, setText, setTitle } from "../../widget/dom";
 import { integer, plural } from "../../widget/format";
 import { same } from "../../widget/same";
+import type { Theme } from "../../widget/theme";
 import type { DrawInput } from "../draw-input";
 import { NO_EXPERT } from "../frames";
 import { LayerBands } from "../layer-bands";
@@ -143,6 +145,12 @@ export class ResidencyPanel {
     const lost = input.expertsThen ? "" : " · now: that token's are no longer kept";
     this.panel.setSubtitle(state.seq ? count + lost : "");
     this.panel.setNote(this.#note);
+  }
+
+  /** The cells of all experts, as the map shows them. */
+  cells(theme: Theme): Cells {
+    const { layers, experts } = this.#state;
+    return { layers, experts, levels: this.#places.levels, colours: residencyColours(theme) };
   }
 
   #choose(bands: boolean): void {
