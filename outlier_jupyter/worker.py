@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 from queue import SimpleQueue
 from typing import Any
@@ -54,7 +55,9 @@ def _receive(answers: Answers, commands: SimpleQueue[tuple[Message, bytes]]) -> 
             else:
                 commands.put((message, payload))
     except Exception as error:
-        sys.stderr.write(f"{error}\n")
+        # Over ssh, standard error is gone with the connection, as the output is.
+        with suppress(OSError):
+            sys.stderr.write(f"{error}\n")
         os._exit(1)
     os._exit(0)
 

@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 ALONE = (
     "browser/", "jupyter_kernel/", "test_examples.py", "engine/test_memory.py",
     "distributed/test_spread.py", "distributed/test_failures.py",
-    "distributed/test_command_line.py",
+    "distributed/test_command_line.py", "distributed/test_remote.py",
 )  # fmt: skip
 """Rooms and files whose tests need a process without other tests, and few other busy cores."""
 SLOW = (
@@ -43,7 +43,7 @@ SLOW = (
     "notebook/test_hosts_of_the_magic.py", "checkpoint/test_model_folder.py",
     "test_real_tokenizers.py", "notebook/chat/test_real_models.py", "engine/test_tool_calls.py",
     "engine/test_thinking.py", "distributed/test_spread.py", "distributed/test_failures.py",
-    "distributed/test_command_line.py",
+    "distributed/test_command_line.py", "distributed/test_remote.py",
 )  # fmt: skip
 """Rooms and files that `make quick` leaves out."""
 FIRST = (

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from ..errors import OptionError, brief, place, shown
 
 LOOPBACK = "127.0.0.1"
+LOOP = "127."
+"""How the addresses of this machine alone begin."""
 LOCAL = ("localhost", LOOPBACK)
 PORT = 32323
 """The first port on other machines, as of `mlx.launch`; here the system chooses free ones."""
@@ -73,6 +75,12 @@ def hosts_of(names: Sequence[str], hostfile: str | None = None) -> list[Host]:
                 f"{socket.gethostname()}"
             )
         found.append(Host(name, f"{address or _address(name)}:{PORT + rank}", name in here))
+    near = [host for host in found if host.address.startswith(LOOP)]
+    if near and len(near) < len(found):
+        raise OptionError(
+            f"{near[0].name} has the address {near[0].address.partition(':')[0]}, which other "
+            "machines do not reach: give its address in the network (/etc/hosts may name another)"
+        )
     return found
 
 

@@ -22,6 +22,8 @@ from .messages import Connection
 PROGRAM = "outlier_jupyter.worker"
 LOST_RING = 76
 """The exit status of a rank that lost a neighbour: another rank is the cause."""
+SSH_LOST = 255
+"""The exit status of ssh that reaches no host or loses it, or whose command a signal has ended."""
 END_S = 5.0
 """How long a rank may take to end by itself."""
 
@@ -65,10 +67,20 @@ class Process:
         except subprocess.TimeoutExpired:
             return None
 
-    def words(self, status: int | None) -> str:
-        """How it ended, with the last line that it printed as an error."""
+    def words(self, status: int | None, answered: bool) -> str:
+        """How it ended, with the last line that it or ssh printed as an error.
+
+        Args:
+            answered: whether the rank ever did.
+        """
         last = self._last_line()
-        if status is None:
+        if status == SSH_LOST and not self.host.local:
+            if not answered:
+                why = f"{last}; " if last else ""
+                name = self.host.name
+                return f"is not reached by ssh ({why}`ssh {name} true` must need no password)"
+            how = "was ended by a signal there, or its connection was lost"
+        elif status is None:
             how = "closed its connection"
         elif status < 0:
             with suppress(ValueError):

@@ -53,6 +53,12 @@ class _Rank:
     state: RankState
     last: float = field(default_factory=time.monotonic)
     doing: str = ""
+    answered: bool = False
+
+    @property
+    def host_may_print(self) -> bool:
+        """Whether its host may have printed in its place, as a shell's own files do."""
+        return not (self.answered or self.process.host.local)
 
 
 class RankGroup:
@@ -166,6 +172,7 @@ class RankGroup:
         rank.last = time.monotonic()
         try:
             for message, payload in rank.process.connection.receive():
+                rank.answered = True
                 if "pong" in message:
                     rank.doing = str(message["pong"])
                 elif message.get("call") == self._call:
@@ -174,7 +181,9 @@ class RankGroup:
         except EOFError:
             raise self._ended(number) from None
         except Garbled as error:
-            raise self._lost(number, f"sent what is no message ({error})") from None
+            name = rank.state.host
+            printed = f"; `ssh {name} true` must print nothing" if rank.host_may_print else ""
+            raise self._lost(number, f"sent what is no message ({error}{printed})") from None
 
     def _ping(self) -> None:
         for number, rank in enumerate(self._ranks):
@@ -211,9 +220,11 @@ class RankGroup:
             status = {n: self._ranks[n].process.wait(0.05) for n in order}
             causes = [n for n in order if status[n] not in (None, LOST_RING)]
             if causes:
-                words = self._ranks[causes[0]].process.words(status[causes[0]])
-                return self._lost(causes[0], words)
-        return self._lost(first, self._ranks[first].process.words(status.get(first)))
+                return self._lost(causes[0], self._words(causes[0], status[causes[0]]))
+        return self._lost(first, self._words(first, status.get(first)))
+
+    def _words(self, rank: int, status: int | None) -> str:
+        return self._ranks[rank].process.words(status, self._ranks[rank].answered)
 
     def _lost(self, rank: int, what: str) -> OutlierError:
         """End all ranks, and return the one error of this and all later calls."""

@@ -47,6 +47,7 @@ def test_a_hostfile_of_mlx_names_machines_and_addresses(tmp_path):
         (["localhost", "-oProxyCommand=x"], "is no host"),
         (["localhost", "two words"], "is no host"),
         (["localhost", "nowhere.invalid"], "no address that other machines reach"),
+        (["127.0.0.2", "10.0.0.2"], "127.0.0.2, which other machines do not reach"),
     ],
 )
 def test_hosts_that_cannot_be_used_are_refused(names, what):
