@@ -189,7 +189,9 @@ class Variants:
 
     def _texts(self, number: int) -> list[str]:
         row = self._row(number)
-        line = " ".join(str(row["error"] or row["text"]).split())
+        run = self.runs.runs[number]
+        answer = "" if run is None else run.answer.strip()  # what was thought before it is alike
+        line = " ".join(str(row["error"] or answer or row["text"]).split())
         cells = [str(number), *map(str, self.values[number])]
         cells += [line if len(line) <= SHOWN else line[: SHOWN - 1] + "…", f"{row['tokens']:,}"]
         cells += [three(row["logprob"])] if self.wanted is not None else []

@@ -38,6 +38,8 @@ ANSWER = """
 .oj-static .oj-beside>div{flex:1 1 auto;min-width:0;max-width:100%}
 .oj-static .oj-beside td,.oj-static .oj-beside th{white-space:nowrap!important;
  padding-right:12px!important;min-width:0!important}
+.oj-static .oj-beside th{white-space:normal!important;vertical-align:bottom}
+.oj-static .oj-beside .oj-long{white-space:normal!important;min-width:13em!important}
 .oj-static .oj-note{font-size:12px;opacity:.78;margin:0 0 4px;max-width:100ch}
 """
 

@@ -9,6 +9,9 @@ from ....trace.explain import Explanation
 from ....trace.explanation_text import cause, headline, layer_rows, left_out, limits, missed, parts
 from .page import ROOT, STYLE
 
+LONG = 30
+"""Characters from which a cell's text may be broken."""
+
 
 def html(found: Explanation, styled: bool = True) -> str:
     """The text/html form; everything that came from a model is escaped.
@@ -28,12 +31,16 @@ def html(found: Explanation, styled: bool = True) -> str:
     return "\n".join([*out, "</div>"])
 
 
+def _cell(word: str) -> str:
+    """A cell; a long text may be broken where a short one may not."""
+    long = ' class="oj-long"' if len(word) > LONG else ""
+    return f"<td{long}>{escape(word)}</td>"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts, which are escaped."""
     top = "".join(f"<th>{escape(word)}</th>" for word in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return (
         '<div class="oj-wide" tabindex="0"><table class="oj-table">'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
