@@ -1,7 +1,7 @@
 """Finds the tokens that chose an expert, over several runs, and the experts that tokens chose.
 
-An expert is chosen while a token is read. So a row has the token read, and the token sampled after
-it, by which the live view names the step. Counts come from arrays; texts come from the runs.
+An expert is chosen while a token is read. A row has that token, and the name of the one sampled
+after it, as everywhere else. Counts come from arrays; texts come from the runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import OptionError
 from ..formatting import count, percent, three
 from ..trace import Trace
 from ..values import checked, instance, integer, integers, items, refused, text
-from .run import Run
+from .run import Run, step_names
 
 if TYPE_CHECKING:
     import pandas
@@ -38,8 +38,9 @@ class ExpertUses:
     Attributes:
         layer, expert: the expert.
         runs: the runs by name.
-        frame: one row per choice: run, step, phase, token (read), next (sampled after it), weight,
-            rank (0: the router's first), hit, context. Unknown texts are "".
+        frame: one row per choice: run, step, name (`token 12 “the”`, of the token sampled, or
+            `prompt token 3`), phase, token (read), next (sampled after it), weight, rank (0: none
+            of its choices in this layer weighs more), hit, context. Unknown texts are "".
     """
 
     layer: int
@@ -55,8 +56,9 @@ class ExpertUses:
         lines = [_headline(self)]
         order = self.frame.sort_values("weight", ascending=False, kind="stable")
         for row in order.head(ROWS_SHOWN).itertuples():
-            where = f"{row.run}, {row.phase} step {row.step}"
-            lines.append(f"  {three(float(row.weight)):>6}  {row.context or row.token}  ({where})")
+            where = row.name if len(self.runs) == 1 else f"{row.run}, {row.name}"
+            text = row.context or row.token
+            lines.append(f"  {three(float(row.weight)):>6}  {where}{text and ', reading '}{text}")
         if (more := len(self.frame) - ROWS_SHOWN) > 0:
             lines.append(f"  and {more:,} more with lower weights: see .frame")
         return "\n".join(lines)
@@ -209,18 +211,21 @@ def by_name(runs: Any) -> dict[str, Run | Trace]:
 def _choices(name: str, run: Run, layer: int, expert: int) -> pandas.DataFrame:
     import pandas
 
-    trace = run.trace
-    steps, rank = np.nonzero(trace.experts[:, layer] == expert)
+    trace, names = run.trace, step_names(run)
+    steps, place = np.nonzero(trace.experts[:, layer] == expert)
+    weights = trace.weights[steps, layer]
+    weight = weights[np.arange(len(steps)), place]
     return pandas.DataFrame(
         {
             "run": name,
             "step": steps,
+            "name": [names[step] for step in steps.tolist()],
             "phase": PHASES[trace.phase[steps]],
             "token": [run.piece_at(step) for step in steps.tolist()],
             "next": [run.piece_after(step) for step in steps.tolist()],
-            "weight": trace.weights[steps, layer, rank],
-            "rank": rank,
-            "hit": trace.hits[steps, layer, rank],
+            "weight": weight,
+            "rank": (weights > weight[:, None]).sum(axis=1),  # routers name them in any order
+            "hit": trace.hits[steps, layer, place],
             "context": [_context(run, step) for step in steps.tolist()],
         }
     )

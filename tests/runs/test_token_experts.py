@@ -8,6 +8,7 @@ import pytest
 import outlier_jupyter
 from outlier_jupyter import Run, experts_of, tokens_of
 from outlier_jupyter.errors import OptionError
+from outlier_jupyter.runs.run import step_names
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +35,13 @@ def test_an_expert_s_tokens_are_those_that_chose_it(runs):
         ):  # fmt: skip
             if expert not in ids:
                 continue
-            rank = ids.index(expert)
+            place = ids.index(expert)
+            rank = sum(weight > weights[place] for weight in weights)
             (row,) = found.frame[
                 (found.frame.run == name) & (found.frame.step == step)
             ].itertuples()
-            assert (row.rank, row.hit) == (rank, hits[rank])
-            assert row.weight == pytest.approx(weights[rank])
+            assert (row.rank, row.hit, row.name) == (rank, hits[place], step_names(run)[step])
+            assert row.weight == pytest.approx(weights[place])
             assert row.token == run.piece(int(run.trace.tokens[step]))
             assert f"[{row.token}]".replace("\n", "↵") in row.context
             wanted += 1

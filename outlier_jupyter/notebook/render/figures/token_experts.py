@@ -13,7 +13,7 @@ from .style import UNDER, matrix_axes, no_data, plain, titled
 
 
 def uses_figure(found: ExpertUses) -> go.Figure:
-    """One row per run: the steps that chose the expert; the router's first choices are filled."""
+    """One row per run: the steps that chose the expert; where none weighs more it is filled."""
     figure = go.Figure()
     names = list(found.runs)
     first = next(iter(found.runs.values()))
@@ -23,20 +23,21 @@ def uses_figure(found: ExpertUses) -> go.Figure:
         about += " · larger: higher weight"
     titled(figure, f"Where expert {found.expert} of layer {found.layer} is chosen", about,
            height=260 + 44 * len(names))  # fmt: skip
-    figure.update_xaxes(title_text="token")
+    figure.update_xaxes(title_text="step, prompt included")
     figure.update_yaxes(
         type="category", categoryarray=[plain(name) for name in reversed(names)], title_text="run"
     )
     if found.frame.empty:
         return no_data(figure, "no token of these runs chose it")
-    for filled, what in ((True, "the router's first choice"), (False, "a later choice")):
+    for filled, what in ((True, "highest weight of the layer"), (False, "a lower weight")):
         rows = found.frame[(found.frame["rank"] == 0) == filled]
         weight = np.nan_to_num(rows.weight.to_numpy(), nan=0.5)
         figure.add_trace(
             go.Scatter(
                 x=rows.step, y=[plain(name) for name in rows.run], mode="markers",
                 name=f"{what} ({len(rows):,})",
-                text=[plain(word) for word in rows.context],
+                text=[plain(f"{name}: {context}") for name, context in zip(
+                    rows.name, rows.context, strict=True)],
                 customdata=np.stack([rows.weight, np.where(rows.hit, "hit", "miss")], axis=1),
                 marker={
                     "symbol": "circle" if filled else "circle-open",
@@ -47,7 +48,7 @@ def uses_figure(found: ExpertUses) -> go.Figure:
                     # Translucent, a thin ring would be too faint on a dark page.
                     "opacity": 0.75 if filled else 1,
                 },
-                hovertemplate="%{y}, token %{x:,d}<br>%{text}<br>weight %{customdata[0]:.3f}, "
+                hovertemplate="%{y}<br>%{text}<br>weight %{customdata[0]:.3f}, "
                 "%{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip

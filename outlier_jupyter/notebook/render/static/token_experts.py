@@ -37,12 +37,14 @@ def expert_html(found: ExpertUses, headline: str) -> str:
         parts.append(f'<span class="oj-label">{escape(name)}: {count(len(mine), "token")}</span>')
         weights = dict(zip(mine.step.tolist(), mine.weight.tolist(), strict=True))
         first = set(mine.step[mine["rank"] == 0].tolist())
-        parts.append(f'<div class="oj-text">{_highlighted(run, weights, first)}</div>')
+        names = dict(zip(mine.step.tolist(), mine.name.tolist(), strict=True))
+        parts.append(f'<div class="oj-text">{_highlighted(run, weights, first, names)}</div>')
     order = found.frame.sort_values("weight", ascending=False, kind="stable").head(ROWS)
-    head = ("run", "token", "phase", "weight", "rank", "in RAM", "sampled next", "context")
+    several = len(found.runs) > 1
+    head = (*["run"] * several, "token", "weight", "rank", "in RAM", "read, in brackets")
     rows = [
-        (row.run, f"{row.step:,}", row.phase, three(float(row.weight)), str(row.rank + 1),
-         "hit" if row.hit else "miss", row.next, row.context)
+        (*[row.run] * several, row.name, three(float(row.weight)), str(row.rank + 1),
+         "hit" if row.hit else "miss", row.context)
         for row in order.itertuples()
     ]  # fmt: skip
     if more := len(found.frame) - len(rows):
@@ -50,8 +52,14 @@ def expert_html(found: ExpertUses, headline: str) -> str:
     return "\n".join([*parts, table(head, rows), "</div>"])
 
 
-def _highlighted(run: Run, weights: dict[int, float], first: set[int]) -> str:
-    """The tokens a run read, highlighted by weight; a dotted line marks later choices."""
+def _highlighted(
+    run: Run, weights: dict[int, float], first: set[int], names: dict[int, str]
+) -> str:
+    """The tokens a run read, highlighted by weight; a dotted line marks those of other weights.
+
+    Args:
+        first: the steps in which no other choice weighs more.
+    """
     trace = run.trace
     begin = max(0, min(weights, default=0) - 5)
     end = min(trace.steps, begin + TOKENS)
@@ -67,7 +75,7 @@ def _highlighted(run: Run, weights: dict[int, float], first: set[int]) -> str:
         share = weight / top if np.isfinite(weight) else 0.6
         kind = "" if step in first else ' class="oj-second"'
         out.append(
-            f'<mark{kind} style="--w:{share:.2f}" title="token {step}, weight '
+            f'<mark{kind} style="--w:{share:.2f}" title="{escape(names[step])}, weight '
             f'{three(float(weight))}">{shown}</mark>'
         )
     if end < trace.steps:
