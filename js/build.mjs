@@ -49,6 +49,7 @@ const settings = {
   minify: true,
   charset: "utf8",
   mangleProps: new RegExp(`^(${SHORTENED.join("|")})$`),
+  inject: ["src/short-names.ts"],
 };
 const licences = "the licences of what it contains are in LICENSES.txt";
 const module = {

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..errors import TraceError
 from ..events import DECODE
-from ..formatting import percent, three
+from ..formatting import percent, size_words, three
 from ..system.machine_speed import WAIT_S, MachineSpeed
 from .schema import LAYER_PARTS
 
@@ -61,11 +61,11 @@ class Cost:
         compute = f"{three(self.compute / 1e6)} ms of compute per token"
         if np.isnan(self.per_byte):
             return compute + "; this trace has no reads, so their cost is unknown"
-        speed = f"{three(1 / self.per_byte)} GB/s" if self.per_byte else "any speed"
+        rate = f"{size_words(1e9 / self.per_byte)}/s, several at once" if self.per_byte else ""
         error = f"; median error on the trace's own calls {percent(self.residual)}"
         return (
             f"{compute}, {three(self.wait / 1e6)} ms for each layer that waits, and reads at "
-            f"{speed}{'' if np.isnan(self.residual) else error}"
+            f"{rate or 'any speed'}{'' if np.isnan(self.residual) else error}"
         )
 
 

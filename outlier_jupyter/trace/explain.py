@@ -316,7 +316,9 @@ class Explainer:
         if len(self._rates):
             rate = float(np.quantile(self._rates, FAST))
             return Limit(
-                nbytes, rate, f"what the fastest {1 - FAST:.0%} of this run's reads reached"
+                nbytes,
+                rate,
+                f"what each of the fastest {1 - FAST:.0%} of this run's reads reached by itself",
             )
         return Limit(nbytes, 0.0, "")
 

@@ -96,5 +96,6 @@ export function scaleTicks({ low, top, log }: AxisScale, factor: number, wanted:
       if (value <= top * (1 + 1e-9)) out.push(value);
     }
   }
+  if (out.length < 2) out.push(top);
   return out;
 }

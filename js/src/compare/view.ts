@@ -49,6 +49,7 @@ export class CompareView {
     const { playback } = this.#pair;
     const side = (n: 0 | 1) => new Side(names[n], stores[n], this.#pair, changed, signal);
     this.#sides = [side(0), side(1)];
+    this.#sides[0].text.shareScale(this.#sides[1].text);
     const focus = new Focus(changed, playback);
     this.#difference = new DifferencePanel(names, [a.state, b.state], focus, changed, signal);
     this.#transport = new Transport(this.#pair.tokens, playback, focus, changed, signal);

@@ -108,6 +108,7 @@ test("ticks are round in the unit of the labels, and on the axis", () => {
   expect(labels({ low: 0.1, top: 120, log: true }, 1, 5)).toEqual([0.1, 1, 10, 100]);
   expect(labels({ low: 1, top: 10, log: true }, 1, 5)).toEqual([1, 2, 5, 10]);
   expect(labels({ low: 1, top: 25, log: true }, 1, 2)).toEqual([1, 10]);
+  expect(labels({ low: 0.1, top: 4, log: true }, 1, 1.5)).toEqual([0.1, 4]);
   expect(labels({ low: 1e3, top: 1e9, log: true }, 1e6, 3)).toEqual([0.001, 0.1, 10, 1000]);
   expect(labels({ low: 0, top: 0, log: false }, 1, 5)).toEqual([]);
 });

@@ -114,6 +114,25 @@ test("equal runs are said to be equal, and their difference is nothing", async (
   expect(text(".oj-difference .oj-readout")).toBe("Largest: none");
 });
 
+test("both texts are coloured on one scale", async () => {
+  const [one, other] = [live(), live()];
+  await open(one, other);
+  finish(one, 8);
+  const run = new Synthetic(SHAPE);
+  other.frame(encode(run.next(SHAPE.prompt, false, false)));
+  for (let n = 0; n < 8; n += 1) {
+    const frame = run.next(1, true, n === 7);
+    [frame.steps.hits[0], frame.steps.misses[0]] = [0, SHAPE.layers * SHAPE.k]; // all of them
+    other.frame(encode(frame));
+  }
+  other.set("status", "length");
+  await settled(host);
+  const scales = [...host.querySelectorAll(".oj-text .oj-scale")].map((row) => row.textContent);
+  expect(scales).toHaveLength(2);
+  expect(scales[0]).toMatch(/100\s%/);
+  expect(scales[1]).toBe(scales[0]);
+});
+
 test("of runs that began with other experts in RAM it is said that their costs do not compare", async () => {
   const [one, other] = [live(), live()];
   await open(one, other);

@@ -95,8 +95,7 @@ export class ExplainPanel {
   #drawToken(step: number, input: DrawInput): void {
     const { state, info } = this.store;
     const total = state.steps.at("tokenMs", step);
-    const how = this.store.kindOf(step) === "thinking" ? " while thinking" : "";
-    setText(this.#title, `Why ${input.name(step)} took ${ms(total)}${how}`);
+    setText(this.#title, `Why ${input.name(step)} took ${ms(total)}`);
     const parts = partsOf(info);
     this.#drawBar(spentBy(state, parts, step), total);
     const answer = this.#answer({ step }, input);
@@ -157,8 +156,7 @@ export class ExplainPanel {
       return piece;
     });
     this.#bar.replaceChildren(...pieces);
-    const largest = [...spent].sort((a, b) => b.ms - a.ms);
-    const named = largest.map((each) => legendItem(roleOf(each.part), text(each)));
+    const named = spent.map((each) => legendItem(roleOf(each.part), text(each)));
     this.#named.replaceChildren(...named);
   }
 
@@ -188,6 +186,6 @@ export class ExplainPanel {
       button.addEventListener("click", () => this.focus.moveTo(step));
       return button;
     });
-    this.#slow.replaceChildren(el("span", "", {}, "Slowest after the first:"), ...buttons);
+    this.#slow.replaceChildren(el("span", "", {}, "Slowest:"), ...buttons);
   }
 }

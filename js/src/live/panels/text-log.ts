@@ -26,6 +26,9 @@ const SHOWN = 1;
 /** So many of them are shown one after another; those further away are out of the page's reach. */
 const SHOWN_SOON = 24;
 
+/** Above and below a token that is revealed so much stays in sight: a line, in CSS pixels. */
+const BESIDE = 23;
+
 /** Characters on a line, about. */
 const LINE = 70;
 
@@ -70,6 +73,8 @@ export class TextLog {
   #showing: ReturnType<typeof setTimeout> | undefined;
   /** Whether the end of the text is in sight; then it stays in sight. */
   following = true;
+  /** When a reader last turned the wheel over it. */
+  scrolledAt = Number.NEGATIVE_INFINITY;
 
   /** `atEnd` stands after the text: the caret, and what is said while there is no text. */
   constructor(
@@ -88,6 +93,10 @@ export class TextLog {
       height = scrollHeight;
     };
     this.node.addEventListener("scroll", scrolled, { signal });
+    const turned = () => {
+      this.scrolledAt = performance.now();
+    };
+    this.node.addEventListener("wheel", turned, { signal, passive: true });
     signal.addEventListener("abort", () => {
       clearTimeout(this.#later);
       clearTimeout(this.#showing);
@@ -232,8 +241,9 @@ export class TextLog {
     if (!token.checkVisibility({ contentVisibilityAuto: true }))
       this.#showFrom(token.closest(".oj-paragraph")!);
     const [box, view] = [token.getBoundingClientRect(), this.node.getBoundingClientRect()];
-    if (box.top < view.top) this.node.scrollTop -= view.top - box.top;
-    if (box.bottom > view.bottom) this.node.scrollTop += box.bottom - view.bottom;
+    const [above, below] = [view.top + BESIDE - box.top, box.bottom + BESIDE - view.bottom];
+    if (above > 0) this.node.scrollTop -= above;
+    else if (below > 0) this.node.scrollTop += below;
   }
 
   /** Show the paragraphs around one that was out of sight, the nearest first. */

@@ -12,8 +12,12 @@ import type { TextLog } from "./text-log";
 const GROWTH = 1.25;
 
 export class TextPaint {
+  /** The text beside it, which has the same scale while it has the same colouring. */
+  beside: TextPaint | null = null;
+  #used: Colouring | null = null;
   #scale: Scale | null = null;
-  /** What is painted: the colouring, its numbers, the text's elements, and whether the run is over. */
+  /** What the scale was fitted to: the colouring, its numbers, the elements, whether the run is over. */
+  #fittedTo: readonly unknown[] = [];
   #painted: readonly unknown[] = [];
   /** The tokens when the scale was fitted, and those painted since. */
   #fitted = 0;
@@ -26,22 +30,32 @@ export class TextPaint {
 
   /** Paint the tokens that need it; returns the scale, or null if no number is known. */
   paint(used: Colouring, over: boolean): Scale | null {
-    const { log } = this;
+    const { log, beside } = this;
     const { length } = log.steps;
     const numbers = used.column && this.source.column(used.column);
     const now = [used.key, numbers, log.generation, over];
-    const changed = !same(now, this.#painted);
-    if (changed || length >= GROWTH * Math.max(1, this.#fitted)) {
-      this.#painted = now;
+    this.#used = used;
+    if (!same(now, this.#fittedTo) || length >= GROWTH * Math.max(1, this.#fitted)) {
+      this.#fittedTo = now;
       this.#fitted = length;
-      this.#done = 0;
       this.#scale = scaleOf(Float64Array.from(log.steps, used.value), used.from);
     }
-    const scale = this.#scale;
+    const alike = beside && beside.#used?.key === used.key;
+    const scale = widest(this.#scale, alike ? beside.#scale : null);
+    const painted = [...this.#fittedTo, scale?.low, scale?.high];
+    if (!same(painted, this.#painted)) this.#done = 0;
+    this.#painted = painted;
     for (const step of log.steps.slice(this.#done)) {
       log.colour(step, scale ? levelOf(used.value(step), scale) : 0);
     }
     this.#done = length;
     return scale;
   }
+}
+
+/** The scale on which both fit. */
+function widest(a: Scale | null, b: Scale | null): Scale | null {
+  if (!a || !b) return a;
+  const [high, most] = [Math.max(a.high, b.high), Math.max(a.most, b.most)];
+  return { low: Math.min(a.low, b.low), high, most };
 }

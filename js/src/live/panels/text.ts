@@ -17,6 +17,9 @@ import { TextLog } from "./text-log";
 import { TextPaint } from "./text-paint";
 import { tokenTable } from "./token-table";
 
+/** How long a text that a reader scrolls does not follow the playhead. */
+const LEFT_ALONE_MS = 4000;
+
 export class TextPanel {
   readonly panel: Panel;
   readonly #hint = el("span", "oj-text-hint");
@@ -55,6 +58,12 @@ export class TextPanel {
     this.#likely = new LikelyRow(source);
     const parts = [this.#prompt, this.#log.node, this.#likely.node];
     this.panel.add(el("div", "oj-text-body", {}, ...parts), 1);
+  }
+
+  /** Share the scale of the colours with another text, which shares its own. */
+  shareScale(other: TextPanel): void {
+    this.#paint.beside = other.#paint;
+    other.#paint.beside = this.#paint;
   }
 
   /** Mark the token with which this text parts from another; null for none. */
@@ -115,7 +124,8 @@ export class TextPanel {
 
   /** Keep the playhead's token in sight. */
   #show(at: number | null): void {
-    if (at !== null && at !== this.#revealed) {
+    const left = this.#log.scrolledAt + LEFT_ALONE_MS > performance.now();
+    if (at !== null && at !== this.#revealed && !left) {
       this.#log.reveal(at);
       // The page guesses the heights of paragraphs out of sight, and knows them once they are in
       // sight.

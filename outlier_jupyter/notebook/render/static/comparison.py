@@ -166,6 +166,6 @@ def _caches(found: Comparison) -> str:
         for name, start, cold, warm in zip(found.names, found.starting_caches, found.cold,
                                            found.warm, strict=True)
     ]  # fmt: skip
-    head = ("run", "resident when it began", f"hit rate, LRU of {found.slots:,} slots",
-            f"the same, as {found.names[0]} began")  # fmt: skip
+    head = ("run", "in RAM when it began", f"from an empty LRU cache of {found.slots:,} slots",
+            f"from the experts that {found.names[0]} began with")  # fmt: skip
     return table(head, rows)
