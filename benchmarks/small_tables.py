@@ -83,14 +83,23 @@ def exchanges(rows: list[Row]) -> Table:
     ]  # fmt: skip
 
 
+def error(row: Row, name: str) -> str:
+    """A relative error; a dash where the row has none."""
+    return f"{100 * number(row, name):+.0f} %" if row.get(name) else "–"
+
+
 def ranks(rows: list[Row]) -> Table:
-    """What one process predicts for two, and what they took."""
+    """What one process, and this processor's speeds, predict for two, and what they took."""
     return ("two processes, a quarter of the experts cached by each", "a disk each, MB/s",
-            "one process with 4 MB/s, ms a token", "predicted for two", "measured", "error"), [
-        (f"{three(number(row, 'hop_ms'))} ms added to a hop",
+            "one process (4 MB/s; 30b 500), ms a token", "two, measured",
+            "predicted by the one's times", "error", "by this processor's speeds", "error"), [
+        (("demo, " if row["part"] != "slice" else "30b, 4 layers, ")
+         + f"{three(number(row, 'hop_ms'))} ms added to a hop",
          three(number(row, "disk_mb_per_s")), three(number(row, "one_ms")),
-         three(number(row, "predicted_ms")), three(number(row, "ranks_ms")),
-         f"{100 * number(row, 'error'):+.0f} %")
+         three(number(row, "ranks_ms")), three(number(row, "predicted_ms")),
+         error(row, "error"),
+         three(number(row, "machine_ms")) if row.get("machine_ms") else "–",
+         error(row, "machine_error"))
         for row in rows if row["part"] != "overhead"
     ]  # fmt: skip
 
