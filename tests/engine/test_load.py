@@ -16,6 +16,7 @@ import pytest
 
 import outlier_jupyter
 from outlier_jupyter.checkpoint.records import FOOTER
+from outlier_jupyter.engine import first_experts
 from outlier_jupyter.engine import load as loading
 from outlier_jupyter.errors import OutlierError
 from outlier_jupyter.options import READERS
@@ -53,7 +54,7 @@ STAGES = {
     "routers": (INSTALL, "RoutingOverride"),
     "the rest of the weights": (loading, "versions"),
     "the engine": (loading, "Engine"),
-    "the first experts": (loading, "pin"),
+    "the first experts": (first_experts, "pin"),
 }
 
 

@@ -51,12 +51,12 @@ export class Settings {
   }
 
   draw(): void {
-    show(this.#system, String(this.store.get("system") ?? ""));
+    show(this.#system, textOf(this.store.get("system")));
     show(this.#title, this.store.state.title);
     for (const [name, input] of this.#inputs) {
       const value = this.store.get(name);
       if (input.type === "checkbox") (input as HTMLInputElement).checked = value === true;
-      else show(input, Array.isArray(value) ? value.join("\n") : String(value ?? ""));
+      else show(input, textOf(value));
     }
     this.#cache.draw();
   }
@@ -133,6 +133,12 @@ function inputOf(control: Control): Input {
   const none = /seed|budget/.test(control.name) ? "none" : "automatic";
   if (control.default === null) input.placeholder = none;
   return input;
+}
+
+/** A setting's text, a line for each of a list; a stranger's notebook may have anything in its place. */
+function textOf(value: unknown): string {
+  if (Array.isArray(value)) return value.map(textOf).join("\n");
+  return typeof value === "object" ? "" : String(value ?? "");
 }
 
 /** Show a value unless the user is changing it. */

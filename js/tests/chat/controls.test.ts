@@ -50,6 +50,18 @@ test("the cache's size is a control that says what fits, and is sent after a pau
   expect(slider().value).toBe("10");
 });
 
+test("a setting that is no text, as a stranger's notebook may have it, is shown as none", async () => {
+  open(state(1, []));
+  named("Settings").click();
+  await drawn();
+  const system = $<HTMLTextAreaElement>(".oj-settings textarea");
+  for (const value of [{ toString: "x" }, [{ toString: 1 }, "a=1"], null]) {
+    page.model.set("system", value);
+    await drawn();
+    expect(system.value).toBe(Array.isArray(value) ? "\na=1" : "");
+  }
+});
+
 test("a refused size is reset, and a small one is warned about", async () => {
   open(state(1, []));
   named("Settings").click();
