@@ -90,14 +90,16 @@ const withoutServer = {
       path: `${here}src/widget/without-server/${path.split("/").pop()}.ts`,
     })),
 };
-await build({
+const script = {
   ...settings,
-  entryPoints: { lab: "src/lab.ts", report: "src/report.ts" },
-  plugins: [withoutServer],
   format: "iife",
   target: "es2022",
   banner: { js: "/* Built from js/src by `npm run build`. */" },
-});
+};
+await build({ ...script, entryPoints: { report: "src/report.ts" }, plugins: [withoutServer] });
+// JupyterLab's own objects keep their names.
+const { mangleProps: _, ...unshortened } = script;
+await build({ ...unshortened, inject: [], entryPoints: { lab: "src/lab.ts" } });
 
 const parts = BUNDLED.map(([name, where, file, home]) => {
   const { version } = JSON.parse(readFileSync(`${here}node_modules/${name}/package.json`, "utf8"));

@@ -56,6 +56,14 @@ class Disk:
         """Fail each `every`th read from now on, at most `most` of them."""
         self._ask(f"{kind} {every} {most}")
 
+    def uncached(self, wanted: bool) -> None:
+        """Whether files that are opened from now on are read past the page cache.
+
+        A short answer is then a short read. In the page cache the kernel has zeros in place of the
+        rest, as its contract with file systems says, and no reader could know of them.
+        """
+        self._ask(f"uncached {int(wanted)} 0")
+
     def heal(self) -> None:
         """Fail no more."""
         self._ask("none 1 0")
@@ -112,10 +120,13 @@ class Server:
         self.open = [os.open(file, os.O_RDONLY) for file in self.files]
         self.kind, self.every, self.most = "none", 1, 0
         self.reads = self.count = self.changes = 0
+        self.uncached = False
 
     def command(self, words: str) -> str:
         """Obey a line of the test's."""
-        if words != "count":
+        if words.startswith("uncached"):
+            self.uncached = words == "uncached 1 0"
+        elif words != "count":
             self.kind, every, most = words.split()
             self.every, self.most, self.reads, self.count = int(every), int(most), 0, 0
         return str(self.count)
@@ -150,7 +161,7 @@ class Server:
         if operation == GETATTR:
             return struct.pack("<QII", 0, 0, 0) + self.attributes(node)
         if operation in (OPEN, OPENDIR):
-            return struct.pack("<QII", 0, 0, 0)
+            return struct.pack("<QII", 0, int(operation == OPEN and self.uncached), 0)
         if operation == READDIR:
             return self.names(struct.unpack_from("<QQ", body)[1])
         if operation == READ:

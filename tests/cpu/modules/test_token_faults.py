@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -137,10 +138,9 @@ def test_a_disk_that_answers_short_changes_no_token(whole, wanted, tmp_path, rea
     """Reads are continued; a map, into which the system would put zeros, is refused with a note."""
     options = {**OPTIONS, "reader": reader, "repacked": "off"}
     try:
-        with (
-            faulty_disk(whole, tmp_path) as disk,
-            outlier_jupyter.load(disk.folder, **options) as engine,
-        ):
+        with faulty_disk(whole, tmp_path) as disk, ExitStack() as opened:
+            disk.uncached(True)
+            engine = opened.enter_context(outlier_jupyter.load(disk.folder, **options))
             engine.tokenizer.eos_token_ids = set()
             disk.forget()
             disk.fail("short", every=2)
