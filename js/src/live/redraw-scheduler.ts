@@ -1,50 +1,54 @@
 // Decides which parts of a view are drawn in the next animation frame.
 //
-// After a message each frame draws one part, so that no frame takes long. After a user's action a
-// frame draws half of the parts, and the next one the others: together they would take too long.
+// Parts are drawn in groups, one a frame, so that no frame takes long: after a message in small groups,
+// after a user's action in few.
+
+export type Groups = readonly (readonly number[])[];
 
 export class RedrawScheduler {
-  readonly #outdated: boolean[];
+  readonly #outdated = new Set<number>();
   #next = 0;
-  /** Halves that an action still waits for; messages that arrive meanwhile do not add to them. */
-  #halves = 2;
+  /** Frames that an action still waits for; messages that arrive meanwhile do not add to them. */
+  #frames = 0;
 
-  constructor(parts: number) {
-    this.#outdated = new Array<boolean>(parts).fill(true);
+  /** All parts are in both; the first picture is drawn as after an action. */
+  constructor(
+    private readonly afterMessage: Groups,
+    private readonly afterAction: Groups,
+  ) {
+    this.markUrgent();
   }
 
-  /** Redraw all parts, one a frame. */
+  /** Redraw all parts, a group a frame. */
   mark(): void {
-    this.#outdated.fill(true);
+    for (const part of this.afterMessage.flat()) this.#outdated.add(part);
   }
 
-  /** Redraw all parts in the next two frames. */
+  /** Redraw all parts in the next few frames. */
   markUrgent(): void {
     this.mark();
-    this.#halves = 2;
+    this.#frames = this.afterAction.length;
   }
 
-  /** The parts to draw in this frame: the next outdated one, or the outdated ones of its half. */
+  /** The parts to draw in this frame: the outdated ones of the next group that has any. */
   take(): number[] {
-    const n = this.#outdated.length;
-    const half = (part: number) => Math.floor((2 * part) / n);
-    const order = Array.from({ length: n }, (_, i) => (this.#next + i) % n);
-    const outdated = order.filter((part) => this.#outdated[part]);
-    const now = this.urgent
-      ? outdated.filter((part) => half(part) === half(outdated[0]))
-      : outdated.slice(0, 1);
-    for (const part of now) this.#outdated[part] = false;
-    if (now.length) this.#next = (Math.max(...now) + 1) % n;
-    if (this.#halves) this.#halves -= 1;
-    return now;
+    const groups = this.urgent ? this.afterAction : this.afterMessage;
+    if (this.#frames) this.#frames -= 1;
+    for (let i = 0; i < groups.length; i += 1) {
+      const now = groups[this.#next % groups.length].filter((part) => this.#outdated.has(part));
+      this.#next = (this.#next + 1) % groups.length;
+      for (const part of now) this.#outdated.delete(part);
+      if (now.length) return now;
+    }
+    return [];
   }
 
   get pending(): boolean {
-    return this.#outdated.some(Boolean);
+    return this.#outdated.size > 0;
   }
 
-  /** Whether an action waits for its other half. */
+  /** Whether an action waits for the rest of its parts. */
   get urgent(): boolean {
-    return this.#halves > 0;
+    return this.#frames > 0;
   }
 }

@@ -2,7 +2,7 @@
 // somebody can see them.
 //
 // After a message each animation frame draws one part, so that no frame takes long. After a user's
-// action two frames draw all of them.
+// action three frames draw all of them: a text that is laid out anew has one for itself.
 
 import { Focus } from "../charts/focus";
 import { el, rootElement } from "../widget/dom";
@@ -40,8 +40,10 @@ const FRAME_BUDGET_MS = 8;
  */
 const COST_STEP_MS = 1;
 
-/** The parts that are drawn in turn. */
-const [WORDS, CHARTS, ROUTING, RESIDENCY, PARTS] = [0, 1, 2, 3, 4];
+const [WORDS, TEXT, CHARTS, ROUTING, RESIDENCY] = [0, 1, 2, 3, 4];
+/** The parts that are drawn together after a message, and after a user's action. */
+const AFTER_MESSAGE = [[WORDS, TEXT], [CHARTS], [ROUTING], [RESIDENCY]];
+const AFTER_ACTION = [[WORDS, CHARTS], [TEXT], [ROUTING, RESIDENCY]];
 
 export class RunView {
   readonly root: HTMLElement;
@@ -63,7 +65,7 @@ export class RunView {
   readonly #playback: Playback;
   readonly #transport: Transport;
   readonly #panels: Panel[];
-  readonly #scheduler = new RedrawScheduler(PARTS);
+  readonly #scheduler = new RedrawScheduler(AFTER_MESSAGE, AFTER_ACTION);
   #theme: Theme | null = null;
   #visible = false;
   /** How many tokens there were when any was first seen. */
@@ -71,8 +73,8 @@ export class RunView {
   #request = 0;
   #later: ReturnType<typeof setTimeout> | undefined;
   #drawnAt = 0;
-  /** Whether the other half of an action is drawn in the next frame. */
-  #halfDrawn = false;
+  /** Whether the rest of an action is drawn in the next frames. */
+  #partlyDrawn = false;
   /** The usual cost of a frame in ms, about the median. */
   #cost = 0;
   readonly #reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
@@ -123,7 +125,7 @@ export class RunView {
     this.#observe(signal);
   }
 
-  /** Redraw everything in the next two animation frames, after a user's action. */
+  /** Redraw everything in the next animation frames, after a user's action. */
   #redraw(): void {
     this.#scheduler.markUrgent();
     this.#schedule();
@@ -142,7 +144,7 @@ export class RunView {
   #schedule(): void {
     if (!this.#visible || document.hidden || this.#request) return;
     const expensive = this.#cost > FRAME_BUDGET_MS;
-    const rest = this.#halfDrawn
+    const rest = this.#partlyDrawn
       ? 0
       : this.#reducedMotion.matches
         ? REDUCED_MOTION_REDRAW_MS
@@ -190,7 +192,9 @@ export class RunView {
   /** Request frames less often while the view is unseen, or while drawing is expensive. */
   #requestInterval(): void {
     const expensive = this.#cost > FRAME_BUDGET_MS;
-    const ms = expensive ? 100 * Math.ceil((PARTS * this.#cost * REST_FACTOR) / 100) : 0;
+    const ms = expensive
+      ? 100 * Math.ceil((AFTER_MESSAGE.length * this.#cost * REST_FACTOR) / 100)
+      : 0;
     this.store.setFrameInterval(this, this.#visible && !document.hidden ? ms : UNSEEN_MS);
   }
 
@@ -205,7 +209,7 @@ export class RunView {
     if (this.#playback.tick(started)) this.#scheduler.markUrgent();
     this.root.classList.toggle("oj-playing", this.#playback.playing);
     const parts = this.#scheduler.take();
-    this.#halfDrawn = this.#scheduler.urgent;
+    this.#partlyDrawn = this.#scheduler.urgent;
     if (parts.length) this.#drawParts(parts, now);
     const difference = performance.now() - started - this.#cost;
     this.#cost += Math.max(-COST_STEP_MS, Math.min(COST_STEP_MS, difference));
@@ -264,13 +268,15 @@ export class RunView {
         each.panel.drawTable(now);
       }
     }
-    if (!parts.includes(WORDS)) return;
-    for (const panel of this.#panels) {
-      // A dense model has text and times, but no experts.
-      const needsExperts = panel !== this.#text.panel && panel !== this.#time.panel;
-      panel.setHint(panel === this.#text.panel ? "" : hint(state, needsExperts));
+    if (parts.includes(WORDS)) {
+      for (const panel of this.#panels) {
+        // A dense model has text and times, but no experts.
+        const needsExperts = panel !== this.#text.panel && panel !== this.#time.panel;
+        panel.setHint(panel === this.#text.panel ? "" : hint(state, needsExperts));
+      }
+      this.#summarise();
     }
-    this.#summarise();
+    if (!parts.includes(TEXT)) return;
     // Drawn last, because scrolling to its end needs a layout.
     this.#text.draw(input, status, info.prompt ?? "");
     this.#text.panel.drawTable(now);

@@ -258,5 +258,5 @@ test("with reduced motion the view is drawn twice a second", async () => {
   const frames = vi.spyOn(window, "requestAnimationFrame");
   model.frame(encode(run.next(1, true)));
   await new Promise((resolve) => setTimeout(resolve, 300));
-  expect(frames.mock.calls.length).toBeLessThanOrEqual(2); // the two frames of one redraw
+  expect(frames.mock.calls.length).toBeLessThanOrEqual(3); // the three frames of one redraw
 });

@@ -19,27 +19,24 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-test("outdated parts are drawn in turn, one a frame, and none is left out", () => {
-  const scheduler = new RedrawScheduler(4);
-  expect([scheduler.take(), scheduler.take()]).toEqual([
-    [0, 1],
-    [2, 3],
-  ]); // the first picture
+test("outdated parts are drawn in turn, a group a frame, and none is left out", () => {
+  const scheduler = new RedrawScheduler([[0], [1], [2], [3]], [[0, 1], [2], [3]]);
+  const taken = (n: number) => Array.from({ length: n }, () => scheduler.take());
+  expect(taken(3)).toEqual([[0, 1], [2], [3]]); // the first picture
   expect([scheduler.pending, scheduler.urgent]).toEqual([false, false]);
   scheduler.mark();
-  expect([scheduler.take(), scheduler.take()]).toEqual([[0], [1]]);
+  expect(taken(2)).toEqual([[0], [1]]);
   scheduler.mark(); // marked again before the last was drawn
-  const taken = Array.from({ length: 5 }, () => scheduler.take());
-  expect(taken).toEqual([[2], [3], [0], [1], []]);
+  expect(taken(5)).toEqual([[2], [3], [0], [1], []]);
   scheduler.mark();
-  expect(scheduler.take()).toEqual([2]);
-  scheduler.markUrgent(); // an action draws the half that is next, and then the other
-  expect([scheduler.take(), scheduler.urgent, scheduler.take()]).toEqual([[3, 2], true, [0, 1]]);
-  expect(scheduler.urgent).toBe(false);
+  scheduler.markUrgent(); // an action draws all in as many frames as it has groups
+  const drawn = taken(3);
+  expect(drawn.flat().sort()).toEqual([0, 1, 2, 3]);
+  expect([scheduler.urgent, scheduler.pending]).toEqual([false, false]);
   scheduler.markUrgent();
   scheduler.take();
-  scheduler.mark(); // a message between the halves does not make them three
-  scheduler.take();
+  scheduler.mark(); // a message between the frames does not make them more
+  taken(2);
   expect([scheduler.urgent, scheduler.pending]).toEqual([false, true]);
 });
 

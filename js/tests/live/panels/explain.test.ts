@@ -63,6 +63,10 @@ async function showToken(n = 3): Promise<void> {
 const press = (node: HTMLElement, key: string) =>
   node.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
 
+async function frames(count: number): Promise<void> {
+  for (let i = 0; i < count; i += 1) await new Promise(requestAnimationFrame);
+}
+
 test("what is opened comes into sight in the panel alone; another token begins at its top", async () => {
   await showToken();
   const notes = Array.from({ length: 40 }, (_, n) => `Note ${n}.`);
@@ -163,8 +167,7 @@ test("while the playhead moves nothing is asked: Python explains where it comes 
   for (let step = 5; step < 13; step += 1) {
     slider.value = String(step);
     slider.dispatchEvent(new Event("input"));
-    await new Promise(requestAnimationFrame);
-    await new Promise(requestAnimationFrame);
+    await frames(3); // a user's action is drawn in three
     expect(title()).toContain(`token ${step - 3} `);
   }
   await settled(host);
@@ -223,7 +226,6 @@ test("E leads to the explanation, and the menu of a token explains it or plays f
   open()[2].click();
   expect(document.activeElement).toBe($(".oj-routing .oj-canvas"));
   open()[1].click();
-  await new Promise(requestAnimationFrame);
-  await new Promise(requestAnimationFrame);
+  await frames(3);
   expect($(".oj-play").textContent).toContain("Pause");
 });
