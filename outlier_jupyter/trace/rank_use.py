@@ -78,8 +78,8 @@ class RankUse:
             reads += f" of {three(self.read_ms)} ms (median)"
         awaited = percent(self.awaited_ns / self.all_ns) if self.all_ns else "–"
         return (
-            f"{rate} hits, {size_words(self.resident_nbytes)} in RAM, {reads}, waited for "
-            f"{awaited} of the ranks’ time"
+            f"{rate} hits, prompt included, {size_words(self.resident_nbytes)} in RAM, {reads}, "
+            f"waited for {awaited} of the ranks’ time"
         )
 
 

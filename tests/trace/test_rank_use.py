@@ -99,7 +99,9 @@ def test_each_rank_s_use_is_counted(trace):
     assert (here.hits, here.lookups, here.resident, here.resident_nbytes) == (2, 4, 2, 20.0)
     assert (here.nbytes, here.read_ms, there.read_ms) == (20, 1.0, 4.0)
     assert (here.awaited_ns, there.awaited_ns) == (6_000_000, 9_000_000)
-    assert there.words.startswith("50 % hits, 20 B in RAM, 20 B in 2 reads of 4 ms")
+    assert there.words.startswith(
+        "50 % hits, prompt included, 20 B in RAM, 20 B in 2 reads of 4 ms"
+    )
     assert there.words.endswith("waited for 60 % of the ranks’ time")
 
 

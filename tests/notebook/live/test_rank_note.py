@@ -34,10 +34,13 @@ def test_the_ranks_are_shown_side_by_side():
     first, second = before = view.info["ranks"]
     assert first == {
         "name": "rank 0 (a)", "ms": [],
-        "words": "100 % hits, 2 MB in RAM, 0 B in 0 reads, waited for 100 % of the ranks’ time",
+        "words": "100 % hits, prompt included, 2 MB in RAM, 0 B in 0 reads, "
+                 "waited for 100 % of the ranks’ time",
     }  # fmt: skip
     assert second["name"] == "rank 1 (b)"
-    assert second["words"].startswith("0 % hits, 1 MB in RAM, 1 MB in 1 reads of 2 ms")
+    assert second["words"].startswith(
+        "0 % hits, prompt included, 1 MB in RAM, 1 MB in 1 reads of 2 ms"
+    )
     assert b64decode(view.info["owners"]) == bytes([0, 1, 0, 1])
     call = CallStarted(DECODE, numbers(3), 0)
     for event in (call, PagedIn(0, 1, 0, 1_000_000, 0, 4_000_000, 1), served, StepDone(4, 9, 0)):
