@@ -11,7 +11,9 @@ transformers compiles templates with the class `ImmutableSandboxedEnvironment` o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from types import BuiltinMethodType
 from typing import Any
@@ -28,9 +30,14 @@ MOST = 16_000_000
 """The most characters of a text, and bytes of a list's own memory: four million tokens."""
 GROWTH = 128_000_000
 """The most bytes that the process may grow by while a template works; looked at every 30 ms."""
+LARGE = 500_000
+"""Bytes of one operation from which it looks itself at how much the process has grown by."""
+LOOK: ContextVar[Callable[[], type[Exception] | None]] = ContextVar("look", default=lambda: None)
 MOST_BITS = 100_000
 """The most bits of a number."""
 POINTER = 8
+MOST_PIECES = 1_000_000
+"""The most pieces that a text may be cut into: each takes about 60 bytes."""
 SCALAR = 30
 """Characters that a number or a name takes, at most about."""
 WIDTHS = {
@@ -44,6 +51,8 @@ WRITES = {
     "unique", "upper", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr",
 }  # fmt: skip
 """Filters that make text of what is not text."""
+LISTS = {"batch", "groupby", "list", "slice", "sort"}
+"""Filters that make a list of a text's characters."""
 REPEATS = {"urlize", "wordwrap", "xmlattr"}
 """Filters that may repeat a text that they are passed at every word."""
 LONG = 1000
@@ -59,15 +68,25 @@ def install() -> None:
     chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
 
 
-def growth() -> Callable[[], type[Exception] | None]:
-    """A function that returns `TemplateTooLarge` once the process has grown by GROWTH from here."""
+@contextmanager
+def watched() -> Iterator[Callable[[], type[Exception] | None]]:
+    """Bound how much the process grows by in this block.
+
+    Large operations on this thread look themselves. Yields a function for any other thread, that
+    returns `TemplateTooLarge` once it has grown by more than GROWTH.
+    """
     before = process_nbytes()
-    return lambda: TemplateTooLarge if process_nbytes() - before > GROWTH else None
+    grown = lambda: TemplateTooLarge if process_nbytes() - before > GROWTH else None  # noqa: E731
+    token = LOOK.set(grown)
+    try:
+        yield grown
+    finally:
+        LOOK.reset(token)
 
 
 def check(nbytes: int) -> None:
-    """Raises TemplateTooLarge: so much is more than a template may make."""
-    if nbytes > MOST:
+    """Raises TemplateTooLarge: so much is more than a template may make, by itself or in all."""
+    if nbytes > MOST or (nbytes > LARGE and LOOK.get()()):
         raise TemplateTooLarge
 
 
@@ -76,20 +95,29 @@ def weight(value: Any) -> int:
 
     A list that holds one text a thousand times has it a thousand times.
     """
-    total, left = 0, [value]
+    total, left = 0, [iter([value])]  # iterators, for a list's copy would be as large as the list
     while left and total <= MOST:
-        each = left.pop()
-        if isinstance(each, str | bytes):
+        each = next(left[-1], left)
+        if each is left:
+            left.pop()
+        elif isinstance(each, str | bytes):
             total += len(each) + 2
         elif isinstance(each, Mapping):
             total += SCALAR + len(each)
-            left += [*each.keys(), *each.values()]
+            left += [iter(each.keys()), iter(each.values())]
         elif isinstance(each, list | tuple | set | frozenset):
             total += SCALAR + len(each)
-            left += each
+            left.append(iter(each))
         else:
             total += SCALAR
     return total
+
+
+def made(found: Any) -> Any:
+    """What an operation made, itself, if it is not too much."""
+    if isinstance(found, str | list):
+        check(len(found) * (1 if isinstance(found, str) else POINTER))
+    return found
 
 
 def finalized(value: Any) -> Any:
@@ -104,8 +132,10 @@ def joined(parts: Iterable[Any]) -> str:
     total, found = 0, []
     for part in parts:
         found.append(part if isinstance(part, str) else str(finalized(part)))
+        check(len(found[-1]))
         total += len(found[-1]) + POINTER
-        check(total)
+        if total > MOST:
+            raise TemplateTooLarge
     return "".join(found)
 
 
@@ -182,32 +212,45 @@ def filtered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             formatted(str(value), others)
         elif name in REPEATS:
             check(max((MOST + 1 for text in texts if len(text) > LONG), default=0))
-        found = function(*args[:passed], value, *args[passed + 1 :], **kwargs)
-        if isinstance(found, str | list):
-            check(len(found))
-        return found
+        elif name in LISTS and isinstance(value, str | bytes):
+            check(len(value) * POINTER)
+        return made(function(*args[:passed], value, *args[passed + 1 :], **kwargs))
 
     return bounded
 
 
-def method(function: BuiltinMethodType, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def cut(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of `str.split` by which it stops one piece beyond what `made` lets pass."""
+    most = args[1] if len(args) > 1 else kwargs.get("maxsplit", -1)
+    if isinstance(most, int) and not 0 <= most < MOST_PIECES:
+        return args[:1], {**kwargs, "maxsplit": MOST_PIECES}
+    return args, kwargs
+
+
+def method(
+    function: BuiltinMethodType, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Check the call of a built-in object's method; its arguments, read once."""
     name, owner = function.__name__, function.__self__
     if name in REFUSED:
         raise TemplateTooLarge
     if not isinstance(owner, str | bytes):
-        return args
+        return args, kwargs
     numbers(args)
+    if name in {"split", "rsplit"}:
+        return cut(args, kwargs)
+    if name == "splitlines" and len(owner) > MOST_PIECES:
+        check(MOST + 1)
     if name == "join" and args:
         parts = list(args[0])
         check(weight(parts) + len(parts) * len(owner))
-        return (parts,)
+        return (parts,), kwargs
     if name == "replace" and len(args) > 1 and all(isinstance(a, type(owner)) for a in args[:2]):
         replaced(owner, args[0], args[1])  # type: ignore[arg-type]  # of bytes, too
     if name == "expandtabs":
         size = args[0] if args and isinstance(args[0], int) else 8
         check(owner.count("\t" if isinstance(owner, str) else b"\t") * size + len(owner))  # type: ignore[arg-type]
-    return args
+    return args, kwargs
 
 
 class BoundedFormatter(SandboxedFormatter):
@@ -258,11 +301,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call a function or method."""
         if isinstance(__obj, BuiltinMethodType):
-            args = method(__obj, args)
-        found = super().call(__context, __obj, *args, **kwargs)
-        if isinstance(found, str | list):
-            check(len(found))
-        return found
+            args, kwargs = method(__obj, args, kwargs)
+        return made(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """A function in place of `str.format` and `str.format_map`."""

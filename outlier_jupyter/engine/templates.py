@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import OptionError, OutlierError, TemplateEndless, TemplateRefused, brief, shown
 from ..system.interrupt import within
-from .bounded_templates import growth, install
+from .bounded_templates import install, watched
 
 Message = dict[str, Any]
 
@@ -174,7 +174,7 @@ def apply(tokenizer: Any, messages: list[Message], variables: Mapping[str, Any])
             )
         named["chat_template"] = next(iter(templates.values()))
     install()
-    with within(TEMPLATE_S, TemplateEndless, growth()):
+    with watched() as grown, within(TEMPLATE_S, TemplateEndless, grown):
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **named, **variables
         )
