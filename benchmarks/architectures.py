@@ -2,9 +2,10 @@
 
     python -m benchmarks.architectures [--only qwen3_next …] [--rounds 8] [--keep]
 
-Every model has four layers of real width, all experts cached: hidden 2048, 64 experts of 768, top-8
-(gpt_oss top-4), 4 bits. Its files are holes but for the dense weights, so experts add nothing and
-cost what they cost. Bytes are the dense weights, the experts of a token, and nothing of the cache.
+Every model type has four layers of real width, all experts cached: hidden 2048, 64 experts of 768,
+top-8 (gpt_oss top-4), 4 bits. `LARGE` are layers of published models, at their own widths. Files
+are holes but for the dense weights, so experts add nothing and cost what they cost. Bytes are the
+dense weights, the experts of a token, and nothing of the cache.
 """
 
 from __future__ import annotations
@@ -79,20 +80,31 @@ CHANGES: dict[str, dict[str, Any]] = {
     "kimi_linear": KIMI,
 }  # fmt: skip
 """What differs from `COMMON`, by model type."""
+LARGE: dict[str, dict[str, Any]] = {
+    "gpt-oss-120b": CHANGES["gpt_oss"] | {
+        "model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880,
+        "num_local_experts": 128, "num_hidden_layers": 4,
+    },
+    "DeepSeek-V3": LATENT | {
+        "model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432,
+        "moe_intermediate_size": 2048, "n_routed_experts": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 128, "num_key_value_heads": 128,
+    },
+}  # fmt: skip
+"""Models at their own widths, with fewer layers and a vocabulary of 8,192."""
 
 
-def config_of(model_type: str) -> dict[str, Any]:
-    """The config of four layers."""
-    config = {**COMMON, **CHANGES[model_type], "model_type": model_type}
-    if model_type == "qwen3_5_moe":
-        return {"model_type": model_type, "text_config": config}
-    return config
+def config_of(name: str) -> dict[str, Any]:
+    """The config of a model type, or of a name of `LARGE`."""
+    config = {**COMMON, "model_type": name, **(CHANGES | LARGE)[name]}
+    return {"model_type": name, "text_config": config} if name == "qwen3_5_moe" else config
 
 
-def loaded(model_type: str, folder: Path) -> Engine:
+def loaded(name: str, folder: Path) -> Engine:
     """The engine, with all experts cached."""
-    hollow_checkpoint(folder, config_of(model_type), dense_seed=0)
-    engine = outlier_jupyter.load(folder, cache_experts=4 * 64, kernels="auto", quiet=True)
+    hollow_checkpoint(folder, config_of(name), dense_seed=0)
+    engine = outlier_jupyter.load(folder, cache_experts=64, kernels="auto", quiet=True)
+    engine.resize(cache_experts=engine.status().experts)
     read_all_experts(engine)
     engine.tokenizer.eos_token_ids = set()
     return engine
@@ -131,7 +143,7 @@ def rows(names: list[str], rounds: int, folder: Path) -> Iterator[Row]:
 def main() -> int:
     """Measure, and print a row for each type."""
     made = parser(__doc__, rounds=8)
-    made.add_argument("--only", nargs="+", choices=CHANGES, default=[*CHANGES][1:])
+    made.add_argument("--only", nargs="+", choices=CHANGES | LARGE, default=[*CHANGES, *LARGE][1:])
     asked = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print_rows("architectures", rows(asked.only, asked.rounds, Path(folder)), asked.keep)

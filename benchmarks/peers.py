@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks import sections, side_by_side
 from benchmarks.bench import BUSY, TRACES, Others, say, told
 from benchmarks.cgroups import limited, read_ahead
+from benchmarks.edge import EDGE, Edge
 from benchmarks.llama import Killed, Llama, way
 from benchmarks.results import ROOT, Row, append
 from outlier_jupyter.benchmark.models import default_folder, find_source, make
@@ -36,7 +37,9 @@ ABREAST = 24
 """Layers of the two models that are in RAM at once."""
 
 
-def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> list[Row]:
+def compare(
+    peer: Llama, limit: int | None, rounds: int, threads: list[int], edge: Edge | None
+) -> list[Row]:
     """Run ours and theirs in turn, all in RAM or under a limit of so many bytes."""
     subjects: dict[str, Callable[[int, tuple[str, ...]], Numbers]] = {}
     made = peer.made
@@ -56,6 +59,11 @@ def compare(peer: Llama, limit: int | None, rounds: int, threads: list[int]) -> 
                 sections.text_of(made, number, tokens=TOKENS), prefix,
                 threads=count, mmap=mmap, repack=not mmap,
             )  # fmt: skip
+    if edge is not None and limit is not None:
+        edge.forget()
+        subjects[EDGE] = lambda number, prefix: edge.run(
+            sections.text_of(made, number, tokens=TOKENS), prefix, int(FILLED * limit), threads[0]
+        )
     seen: dict[str, list[Numbers]] = {name: [] for name in subjects}
     for number in range(rounds):
         for name, run in subjects.items():
@@ -112,6 +120,7 @@ def main() -> int:
     parser.add_argument(
         "--abreast", type=int, default=ABREAST, help="layers that both hold at once; 0: none"
     )
+    parser.add_argument("--edge", help="bmoe-cli of BigMoeOnEdge, which runs under the limits, too")
     args = parser.parse_args()
     source = find_source(args.traces if args.traces.is_dir() else None, say)
     threads = [int(count) for count in args.threads.split(",")]
@@ -122,12 +131,13 @@ def main() -> int:
         return 0
     peer = Llama(make("30b", args.folder, source, layers=args.layers, report=say), args.python)
     peer.write(say)
+    edge = Edge(peer, args.edge) if args.edge else None
     limits = [int(float(gib) * GIB) or None for gib in args.limits.split(",")]
     with read_ahead(peer.gguf, READ_AHEAD_KB) as ahead:
         say(f"the disk reads {ahead} kB ahead")
         for limit in limits:
             counts = threads[:1] if limit is None else threads
-            keep("peers", compare, peer, limit, args.rounds, counts)
+            keep("peers", compare, peer, limit, args.rounds, counts, edge)
     return 0
 
 

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -23,13 +24,14 @@ from playwright.sync_api import sync_playwright
 from plotly.subplots import make_subplots
 
 from benchmarks import small_tables
+from benchmarks.edge import EDGE
 from benchmarks.results import ROOT, UNKNOWN, Row, all_rows
 from outlier_jupyter.formatting import percent, three
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 SMALL = "<!-- small tables: begin -->", "<!-- small tables: end -->"
 SIZE = (900, 340)
-OURS, LIMIT, MOVED, THEIRS = "#2f6fbb", "#9aa3ad", "#7fb2a5", "#d9822b"
+OURS, LIMIT, MOVED, THEIRS, BESIDE = "#2f6fbb", "#9aa3ad", "#7fb2a5", "#d9822b", "#a35d9c"
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 BUSY = "¹"
 Where = tuple[str, str, str]
@@ -105,9 +107,9 @@ def speed(row: Row) -> str:
     return f"{cell(row, 'tokens_per_s')} ({cell(row, 'slowest')}–{cell(row, 'fastest')}){mark}"
 
 
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Markdown."""
-    lines = [heads, ("---",) * len(heads), *rows]
+    lines = [heads, ["---"] * len(heads), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
@@ -190,27 +192,32 @@ def prompt_lines(parts: Parts) -> list[str]:
     return table(heads, found) if found else []
 
 
-def by_memory(rows: list[Row]) -> list[tuple[str, Row, Row]]:
-    """For each memory size, the largest first: its text, our row, and llama.cpp's best row."""
+def by_memory(rows: list[Row]) -> list[tuple[str, Row, Row, Row | None]]:
+    """For each memory size, the largest first: its text, our row, llama.cpp's best, and EDGE's."""
     limits = {str(row.get("limit_gib") or "") for row in rows}
     found = []
     for limit in sorted(limits, key=lambda limit: -float(limit or "inf")):
         here = [row for row in rows if str(row.get("limit_gib") or "") == limit]
         mine = [row for row in here if str(row["subject"]).startswith("ours")]
-        theirs = [row for row in here if not str(row["subject"]).startswith("ours")]
+        theirs = [row for row in here if str(row["subject"]).startswith("llama.cpp")]
+        edge = next((row for row in here if row["subject"] == EDGE), None)
         if mine and theirs:
             best = max(theirs, key=lambda row: number(row, "tokens_per_s"))
-            found.append((f"{float(limit):g} GiB" if limit else "all in RAM", mine[0], best))
+            memory = f"{float(limit):g} GiB" if limit else "all in RAM"
+            found.append((memory, mine[0], best, edge))
     return found
 
 
 def peer_lines(parts: Parts) -> list[str]:
-    """Ours and llama.cpp's, in RAM and in the same memory."""
-    heads = ("memory", "this package, tokens/s", "llama.cpp, tokens/s", "its way")
+    """Ours and llama.cpp's, in RAM and in the same memory, where it ran with EDGE's beside."""
+    every = by_memory(parts.get("peers", []))
+    heads = ["memory", "this package, tokens/s", "llama.cpp, tokens/s", "its way"]
+    heads += [f"{EDGE}, tokens/s"] if any(edge for *_, edge in every) else []
     found = [
-        (memory, speed(mine), speed(best), str(best["subject"]).partition(", ")[2])
-        for memory, mine, best in by_memory(parts.get("peers", []))
-    ]
+        [memory, speed(mine), speed(best), str(best["subject"]).partition(", ")[2],
+         "–" if edge is None else speed(edge)][: len(heads)]
+        for memory, mine, best, edge in every
+    ]  # fmt: skip
     return table(heads, found) if found else []
 
 
@@ -293,12 +300,14 @@ def figure(parts: Parts, here: Where, dark: bool) -> go.Figure:
         found.add_bar(x=names, y=[number(r, "tokens_per_s") for r in sizes], name="this package",
                       marker_color=OURS, row=1, col=1)  # fmt: skip
     if peers:
-        labels, *pairs = zip(*peers, strict=True)
-        ours, theirs = ([number(row, "tokens_per_s") for row in each] for each in pairs)
-        column = sum(panels)
-        found.add_bar(x=labels, y=ours, name="this package", marker_color=OURS, row=1, col=column,
-                      showlegend=not sizes)  # fmt: skip
-        found.add_bar(x=labels, y=theirs, name="llama.cpp", marker_color=THEIRS, row=1, col=column)
+        labels = [memory for memory, *_ in peers]
+        subjects = ("this package", OURS), ("llama.cpp", THEIRS), (EDGE, BESIDE)
+        for n, (name, colour) in enumerate(subjects, 1):
+            rows = [peer[n] for peer in peers]
+            if any(rows):
+                speeds = [number(row, "tokens_per_s") if row else None for row in rows]  # type: ignore[arg-type]
+                found.add_bar(x=labels, y=speeds, name=name, marker_color=colour,
+                              row=1, col=sum(panels), showlegend=n > 1 or not sizes)  # fmt: skip
     found.update_layout(
         template="plotly_dark" if dark else "plotly_white", width=SIZE[0], height=SIZE[1],
         margin={"l": 50, "r": 10, "t": 70, "b": 40}, font_size=12, barmode="group",

@@ -94,10 +94,12 @@ def about(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_token_list([f"<t{token}>" for token in range(size)])
     writer.add_token_scores([0.0] * size)
-    writer.add_token_types([TokenType.NORMAL] * size)
+    writer.add_token_types([TokenType.USER_DEFINED] * size)  # found whole in a text
     writer.add_bos_token_id(size - 2)
     writer.add_eos_token_id(size - 1)
     writer.add_unk_token_id(size - 3)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
 
 
 def values(name: str, shape: tuple[int, ...], kind: Kind, made: dict[str, Any]) -> np.ndarray:

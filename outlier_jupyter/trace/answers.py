@@ -172,9 +172,9 @@ def _faster(then: Row, now: Row, residual: float) -> str:
         return f"{read} would be read in decode instead of {size_words(now['decode_bytes'])}"
     if abs(ratio - 1) < 0.05:
         return "about as fast"
-    rough = f" (a rough one: {percent(round(residual, 2))} off on its own calls)"
+    error = f" ({'a rough one: ' if residual > ROUGH else ''}median error {percent(residual)})"
     return (
-        f"by prediction{rough if residual > ROUGH else ''} about {ratio:.2g} × "
+        f"by prediction{error if isfinite(residual) else ''} about {ratio:.2g} × "
         f"{'faster' if ratio > 1 else 'as fast'}"
     )
 

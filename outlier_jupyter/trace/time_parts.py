@@ -59,12 +59,12 @@ PARTS = {
         "layer before, which are not measured separately",
         kernels="mlx",
     ),
-    "route": Part("router read-back", "reading the routers' ids back", kernels="cpu"),
+    "route": Part("reading expert ids", "reading the routers' ids back", kernels="cpu"),
     "lookup": Part(
         "cache lookup", "finding which experts are resident, and choosing which to evict"
     ),
     "read_wait": Part("waiting for reads", "waiting for experts from disk"),
-    "install": Part("install", "copying the experts read into their slots"),
+    "install": Part("copying into slots", "copying the experts read into their slots"),
     "sample": Part(
         "sampling",
         "the sampler",

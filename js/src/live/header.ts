@@ -87,7 +87,8 @@ export class Header {
     const { at } = playback;
     const lost = (!connected || this.store.lost) && !isOver(status);
     setText(this.#model, info.model ?? "");
-    setText(this.#status, lost ? "Disconnected" : this.#statusText(status));
+    const replaying = playback.playing && isOver(status) ? " · replaying" : "";
+    setText(this.#status, (lost ? "Disconnected" : this.#statusText(status)) + replaying);
     this.#status.dataset.status = lost ? "error" : status;
     this.#stopButton.hidden = lost || isOver(status);
     const changed = info.changed_output ?? "";
@@ -115,7 +116,7 @@ export class Header {
     const first = state.firstTokenMs;
     this.#set("tokens/s", short(state.tokensPerSecond), plural(state.generated, "token"));
     this.#set("hit rate (decode)", percent(decode), `${percent(prefill)} in prefill`);
-    this.#set("MB read", short(totals.nbytes / 1e6), plural(totals.reads, "read"));
+    this.#set("MB read", short(totals.nbytes / 1e6), this.#readsText());
     this.#set(
       "time to first token",
       first < 1000 ? `${short(first)}\u202fms` : `${short(first / 1000)}\u202fs`,
@@ -127,6 +128,14 @@ export class Header {
     const resident = nbytes ? bytes(nbytes * state.residentCount) : integer(state.residentCount);
     this.#set("in RAM", resident, [info.cache, plural(state.residentCount, "expert")].join(" · "));
     this.#set("reader", READERS[reader] ?? (reader || NONE), info.reader_note ?? "");
+  }
+
+  /** A prompt's tokens share the read of an expert that several miss, so reads may be fewer. */
+  #readsText(): string {
+    const { reads, lookups, hits } = this.store.state.totals;
+    const misses = lookups - hits;
+    if (reads >= misses) return plural(reads, "read");
+    return `${plural(reads, "read")} for ${integer(misses)} misses: tokens read together share one`;
   }
 
   #set(name: string, text: string, title = ""): void {

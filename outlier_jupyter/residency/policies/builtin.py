@@ -36,7 +36,7 @@ register(
         "experts used often, used after similar routing, or due soon stay",
         _predictive,
         PREDICTIVE,
-        evicts="expected latest",
+        evicts="predicted to be used last",
     )
 )
 register(PolicySpec("belady", "best possible", "knows the future: the bound of all", None, BELADY))

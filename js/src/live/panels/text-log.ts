@@ -4,7 +4,7 @@
 // known stands before them. Each paragraph is a block, so that for a new token the page lays out
 // only the last one. A chunk is dimmed as a whole: moving the playhead changes only the tokens of
 // the chunks where it was and is, and a jump only the chunks in sight at once. A jump also shows only
-// the paragraphs around it, and the others soon after: a page of paragraphs at once takes long.
+// its paragraph, and those around it soon after: a page of paragraphs at once takes long.
 
 import { el } from "../../widget/dom";
 import { same } from "../../widget/same";
@@ -21,9 +21,9 @@ const DIMMED = "oj-future";
 const AT_ONCE = 192;
 /** Milliseconds until as many of the others are. */
 const DIM_REST_MS = 50;
-/** Paragraphs on each side of the playhead that a jump shows at once, and then at a time. */
-const SHOWN = 1;
-/** So many of them are shown one after another; those further away are out of the page's reach. */
+/** Milliseconds until the next frame, about. */
+const FRAME_MS = 16;
+/** A jump shows so many paragraphs on each side one after another; others are out of the page's reach. */
 const SHOWN_SOON = 24;
 
 /** Above and below a token that is revealed so much stays in sight: a line, in CSS pixels. */
@@ -246,20 +246,20 @@ export class TextLog {
     else if (below > 0) this.node.scrollTop += below;
   }
 
-  /** Show the paragraphs around one that was out of sight, the nearest first. */
+  /** Show one that was out of sight, in the next frame those beside it, and then further ones. */
   #showFrom(paragraph: Element): void {
     clearTimeout(this.#showing);
     const all = [...this.node.children] as HTMLElement[];
     const at = all.indexOf(paragraph as HTMLElement);
-    let shown = SHOWN;
+    let shown = 0;
     const show = () => {
       all.forEach(({ style }, n) => {
         const away = Math.abs(n - at);
         style.contentVisibility = away > shown && away <= SHOWN_SOON ? "hidden" : "";
       });
       if (shown >= SHOWN_SOON) return;
-      shown += SHOWN;
-      this.#showing = setTimeout(show, DIM_REST_MS);
+      this.#showing = setTimeout(show, shown ? DIM_REST_MS : FRAME_MS);
+      shown += 1;
     };
     show();
   }
