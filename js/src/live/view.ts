@@ -286,7 +286,7 @@ export class RunView {
     clearTimeout(this.#later);
     this.#later = setTimeout(() => {
       if (!this.#visible || document.hidden) return;
-      this.#scheduler.mark();
+      this.#scheduler.markUrgent();
       this.#request ||= requestAnimationFrame((now) => this.#draw(now));
     }, wait);
   }

@@ -10,6 +10,7 @@ import { el } from "../../widget/dom";
 import { same } from "../../widget/same";
 import { KINDS } from "../columns";
 import { KEPT_STEPS } from "../limits";
+import { Pieces } from "../pieces";
 import { firstWhere } from "../search";
 import type { RunState } from "../state";
 
@@ -19,10 +20,6 @@ export const CHUNK = 64;
 const DIMMED = "oj-future";
 /** Tokens that are dimmed at once, about: those that are in sight of the playhead. */
 const AT_ONCE = 192;
-/** Milliseconds until as many of the others are. */
-const DIM_REST_MS = 50;
-/** Milliseconds until the next frame, about. */
-const FRAME_MS = 16;
 /** A jump shows so many paragraphs on each side one after another; others are out of the page's reach. */
 const SHOWN_SOON = 24;
 
@@ -65,12 +62,12 @@ export class TextLog {
   /** The first step without a token element. */
   #next = 0;
   #epoch = -1;
-  /** What `dim` was called with last, and the timer for what is out of sight. */
+  /** What `dim` was called with last, and what dims those out of sight. */
   #wanted = "";
   #after: number | null = null;
-  #later: ReturnType<typeof setTimeout> | undefined;
+  readonly #dimming = new Pieces();
   /** Shows the paragraphs around a jump. */
-  #showing: ReturnType<typeof setTimeout> | undefined;
+  readonly #showing = new Pieces();
   /** Whether the end of the text is in sight; then it stays in sight. */
   following = true;
   /** When a reader last turned the wheel over it. */
@@ -98,13 +95,15 @@ export class TextLog {
     };
     this.node.addEventListener("wheel", turned, { signal, passive: true });
     signal.addEventListener("abort", () => {
-      clearTimeout(this.#later);
-      clearTimeout(this.#showing);
+      this.#dimming.end();
+      this.#showing.end();
     });
   }
 
   /** Add the tokens that arrived since the last call. */
   grow(): void {
+    this.#dimming.defer();
+    this.#showing.defer();
     const { state } = this;
     const { steps } = state;
     if (state.textEpoch !== this.#epoch || this.#tokens.size > 2 * KEPT_STEPS) this.#restart();
@@ -124,11 +123,11 @@ export class TextLog {
     if (wanted === this.#wanted) return;
     this.#wanted = wanted;
     this.#after = after;
-    this.#dimSome();
+    if (this.#dimSome()) this.#dimming.begin(this.#dimSome);
   }
 
-  /** Dim the nearest chunks that need it, and others soon: a style of all at once takes long. */
-  readonly #dimSome = (): void => {
+  /** Dim the nearest chunks that need it, not all at once; returns whether there may be others. */
+  readonly #dimSome = (): boolean => {
     const chunks = this.#chunks;
     const at = this.#after === null ? chunks.length : this.#chunkAfter(this.#after);
     let left = AT_ONCE;
@@ -136,8 +135,7 @@ export class TextLog {
       for (const chunk of [chunks[at + away], chunks[at - away]])
         if (chunk && this.#dimChunk(chunk)) left -= chunk.steps.length;
     }
-    clearTimeout(this.#later);
-    if (left <= 0) this.#later = setTimeout(this.#dimSome, DIM_REST_MS);
+    return left <= 0;
   };
 
   /** Returns whether there was anything to change. */
@@ -246,9 +244,8 @@ export class TextLog {
     else if (below > 0) this.node.scrollTop += below;
   }
 
-  /** Show one that was out of sight, in the next frame those beside it, and then further ones. */
+  /** Show one that was out of sight, after the move's frames those beside it, then further ones. */
   #showFrom(paragraph: Element): void {
-    clearTimeout(this.#showing);
     const all = [...this.node.children] as HTMLElement[];
     const at = all.indexOf(paragraph as HTMLElement);
     let shown = 0;
@@ -257,11 +254,11 @@ export class TextLog {
         const away = Math.abs(n - at);
         style.contentVisibility = away > shown && away <= SHOWN_SOON ? "hidden" : "";
       });
-      if (shown >= SHOWN_SOON) return;
-      this.#showing = setTimeout(show, shown ? DIM_REST_MS : FRAME_MS);
       shown += 1;
+      return shown <= SHOWN_SOON;
     };
     show();
+    this.#showing.begin(show);
   }
 
   #add(step: number, text: string): void {
