@@ -5,7 +5,8 @@
 Both in turn, a quarter of the experts cached and all of them; tokens are those of all prompts, time
 is from the first call to the last, prompts' reading included. The slice of the 30B geometry has
 prompts that are places of one text, as the variants of a prompt are near each other, and prompts of
-texts that share no expert but by chance. The demo has questions.
+texts that share no expert but by chance. The demo has questions. `by_memory` and `by_disk` say what
+bytes alone would allow: those that a step reads from memory, and all misses, apart over together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 import outlier_jupyter
+from benchmarks.architectures import bytes_of
 from benchmarks.cli import parser, print_rows
 from benchmarks.results import Row
 from outlier_jupyter.benchmark.geometry import prompt_of
@@ -24,6 +28,7 @@ from outlier_jupyter.benchmark.models import Made, default_folder, find_source, 
 from outlier_jupyter.benchmark.subjects import BenchmarkText, check_routing
 from outlier_jupyter.engine.engine import Engine
 from outlier_jupyter.engine.first_experts import read_all_experts
+from outlier_jupyter.events import DECODE
 from outlier_jupyter.runs.run import Run
 
 COUNTS, SHARES = (4, 8), (0.25, 1.0)
@@ -63,7 +68,29 @@ def measured(
     row: Row = {f"{name}_tokens_per_s": round(median(each), 2) for name, each in speeds.items()}
     row |= {"ratio": round(median(ratios), 3), "least": round(min(ratios), 3)}
     row |= {f"{name}_misses": number for name, number in misses.items()}
-    return row | {"most": round(max(ratios), 3), "rounds": rounds}, runs
+    row |= {"most": round(max(ratios), 3), "rounds": rounds}
+    row["by_memory"] = round(by_memory(engine, runs), 2)
+    if misses["together"]:
+        row["by_disk"] = round(misses["one_by_one"] / misses["together"], 2)
+    return row, runs
+
+
+def by_memory(engine: Engine, runs: Sequence[Run]) -> float:
+    """What a step reads from memory apart, over what it reads together: no batch gains more.
+
+    Dense weights are read once in place of once a prompt, and of experts their union.
+    """
+    dense = bytes_of(engine, 0)
+    nbytes = np.array(engine.info.expert_nbytes)
+    chosen = [run.trace.experts[run.trace.phase == DECODE] for run in runs]
+    steps = min(map(len, chosen))
+    apart = together = 0.0
+    for step in range(steps):
+        rows = np.stack([each[step] for each in chosen])  # [prompts, layers, k]
+        union = np.array([len(np.unique(rows[:, layer])) for layer in range(rows.shape[1])])
+        apart += len(runs) * (dense + float(nbytes.sum()) * rows.shape[2])
+        together += dense + float((nbytes * union).sum())
+    return apart / together
 
 
 def rows_of(engine: Engine, name: str, made: Made | None, rounds: int) -> Iterator[Row]:

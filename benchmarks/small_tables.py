@@ -53,13 +53,22 @@ def number(row: Row, name: str) -> float:
 def batches(rows: list[Row]) -> Table:
     """Several prompts at once against one after the other."""
     return ("model; prompts", "cached", "one after the other, tokens/s", "together", "ratio",
-            "misses, one after the other", "together"), [
+            "bytes alone would allow", "misses, one after the other", "together"), [
         (f"{row['model']}; {row['prompts']}, {row['kind']}", percent(number(row, "share")),
          three(number(row, "one_by_one_tokens_per_s")), three(number(row, "together_tokens_per_s")),
          f"{number(row, 'ratio'):.2f} × ({number(row, 'least'):.2f}–{number(row, 'most'):.2f})",
+         allowed(row),
          f"{number(row, 'one_by_one_misses'):,.0f}", f"{number(row, 'together_misses'):,.0f}")
         for row in rows
     ]  # fmt: skip
+
+
+def allowed(row: Row) -> str:
+    """The ratio of bytes, of memory and of the disk where it is read."""
+    if not row.get("by_memory"):
+        return "–"
+    disk = f", disk {number(row, 'by_disk'):.2f} ×" if row.get("by_disk") else ""
+    return f"memory {number(row, 'by_memory'):.2f} ×{disk}"
 
 
 def forecasts(rows: list[Row]) -> Table:

@@ -54,12 +54,13 @@ class Lane:
     Attributes:
         run: its own.
         error: why its last call gave it no token.
+        key: restores its random numbers; None before its seed began them.
     """
 
     def __init__(self, engine: Engine, waiting: Waiting, at_once: int) -> None:
         self.waiting = waiting
         self.error: Exception | None = None
-        self._key: int | None = None
+        self.key: int | None = None
         with self.own_randomness():
             self.run = OpenRun(
                 engine, waiting.prompt, waiting.options, waiting.sampling, waiting.kinds,
@@ -73,13 +74,22 @@ class Lane:
             yield
             return
         others = _random_key()
-        if self._key is not None:
-            mx.random.seed(self._key)
+        if self.key is not None:
+            mx.random.seed(self.key)
         try:
             yield
         finally:
-            self._key = _random_key()
+            self.key = _random_key()
             mx.random.seed(others)
+
+    def begin_choice(self, tokens: list[int], logits: mx.array) -> object:
+        """As `Decoding.begin_choice`; an error of this run alone becomes `error`."""
+        try:
+            with self.own_randomness():
+                return self.run.decoding.begin_choice(tokens, logits)
+        except Exception as error:
+            self.error = error
+            return []
 
     def choose(self, tokens: list[int], logits: mx.array, after: list[int] | None) -> int:
         """As `Decoding.choose`; an error of this run alone becomes `error`."""
@@ -232,11 +242,14 @@ class Batch:
         scored = after is None or any(lanes[row].run.options.score_prompt for row in part)
         kv.evaluate(logits if scored else None)
         produced = [-1] * len(lanes)
+        mine = {row: logits[:, laid.spans[row]] for row in part}
+        if after is None and len(part) > 1:
+            _begin_choices([(lanes[row], pieces[row], mine[row]) for row in part])
         for row in part:
-            mine = logits[:, laid.spans[row]]
-            produced[row] = lanes[row].choose(
-                pieces[row], mine, None if after is None else after[row]
-            )
+            if lanes[row].error is None:
+                produced[row] = lanes[row].choose(
+                    pieces[row], mine[row], None if after is None else after[row]
+                )
         end = engine._clock()
         self._events += engine._installed.tap.drain()
         events = divided(self._events, [laid.spans[row] for row in part], self._calls)
@@ -311,6 +324,22 @@ class Batch:
         """Let no read and no evaluation of the failed call go on; raise what ends all prompts."""
         self._engine._installed.settle()
         check_files(self._engine)
+
+
+def _begin_choices(choices: Sequence[tuple[Lane, list[int], mx.array]]) -> None:
+    """Evaluate what all lanes choose from together: apart, each would wait for MLX's threads.
+
+    If that fails each lane chooses by itself afterwards, with the random numbers it had.
+    """
+    keys, shared = [lane.key for lane, *_ in choices], _random_key()
+    begun = [lane.begin_choice(tokens, logits) for lane, tokens, logits in choices]
+    try:
+        mx.eval(begun)
+    except Exception:
+        mx.random.seed(shared)
+        for (lane, *_), key in zip(choices, keys, strict=True):
+            lane.key = key
+            lane.run.decoding.forget_choice()
 
 
 def _random_key() -> int:

@@ -236,6 +236,14 @@ class Decoding:
         self._predicted = None if numbers is None else Predicted(numbers)
         return produced
 
+    def begin_choice(self, tokens: list[int], logits: mx.array) -> object:
+        """What `choose` will evaluate for the same arguments, lazy; `forget_choice` drops it."""
+        return self._next.begin(self.read, tokens, logits[:, -1, :])
+
+    def forget_choice(self) -> None:
+        """`choose` begins anew: what was begun could not be evaluated."""
+        self._next.forget()
+
     def end_call(self, done: StepDone, events: Iterable[Event]) -> None:
         """Emit what ends a call: what the model found likely, the tap's `events`, and `done`."""
         if self._predicted is not None:

@@ -31,6 +31,7 @@ class NextToken:
         self._reused = list(reused)
         self._sampling = sampling
         self.processors: list[Processor] = list(sampling.processors)
+        self._begun: tuple[mx.array, mx.array, list[mx.array]] | None = None
 
     def read_only(self, logits: mx.array, after: list[int], state: list[Any]) -> Rows | None:
         """Evaluate a prefill chunk: its KV cache's `state`, and what it says of the tokens `after`.
@@ -71,6 +72,18 @@ class NextToken:
             raise self._no_choice(len(read) + len(tokens), wanted[0])
         return token, self._predictor.row(wanted, token)
 
+    def begin(
+        self, read: list[int], tokens: list[int], logits: mx.array
+    ) -> tuple[mx.array, mx.array, list[mx.array]]:
+        """What `choose` evaluates for the same arguments next, lazy: others' can be beside it."""
+        sampled, scale, own = self._lazy(read, tokens, logits)
+        self._begun = sampled, scale, self._predictor.lazy(own, sampled)
+        return self._begun
+
+    def forget(self) -> None:
+        """`choose` begins anew."""
+        self._begun = None
+
     def _no_choice(self, count: int, own: mx.array) -> OutlierError:
         """Why no token can be chosen after `count`; `own` are log-probabilities of the model's."""
         if self._sampling.own:
@@ -93,8 +106,8 @@ class NextToken:
         self, read: list[int], tokens: list[int], logits: mx.array
     ) -> tuple[int, float, list[mx.array]]:
         """The sampled id, the logits' logsumexp, and the predictor's arrays: one sync per token."""
-        sampled, scale, own = self._lazy(read, tokens, logits)
-        wanted = self._predictor.lazy(own, sampled)
+        sampled, scale, wanted = self._begun or self.begin(read, tokens, logits)
+        self._begun = None
         mx.eval(sampled, scale, wanted)
         token: Any = sampled.item()
         total: Any = scale.item()

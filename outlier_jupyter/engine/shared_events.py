@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..events import Event, Evicted, PagedIn, RanksServed, Routed, Served, Waited, Weighed
 
@@ -33,8 +34,10 @@ def divided(events: Iterable[Event], spans: Sequence[slice], turn: int) -> list[
     for event in events:
         if isinstance(event, Routed):
             charged[event.layer] = _charged(event, spans, turn + event.layer)
+            hits = _hits(event, spans, charged[event.layer])
             for run, span in enumerate(spans):
-                found[run].append(_routed(event, span, run, charged[event.layer]))
+                mine = event._replace(experts=event.experts[span], hits=hits[span])
+                found[run].append(mine)
         elif isinstance(event, Weighed):
             for run, span in enumerate(spans):
                 found[run].append(Weighed(event.layer, event.weights[span]))
@@ -61,9 +64,14 @@ def _charged(event: Routed, spans: Sequence[slice], first: int) -> Charged:
     return found
 
 
-def _routed(event: Routed, span: slice, run: int, charged: Charged) -> Routed:
-    experts, hits = event.experts[span], event.hits[span]
-    others = [expert for expert, payer in charged.items() if payer != run]
-    if others:
-        hits = hits | np.isin(experts, others)
-    return event._replace(experts=experts, hits=hits)
+def _hits(event: Routed, spans: Sequence[slice], charged: Charged) -> npt.NDArray[np.bool_]:
+    """`event.hits`, and what another run than the row's is charged for."""
+    if not charged:
+        return event.hits
+    payers = np.full(int(event.experts.max()) + 1, -1)
+    payers[[*charged]] = [*charged.values()]
+    paid, run_of = payers[event.experts], np.full(len(event.experts), -1)
+    for run, span in enumerate(spans):
+        run_of[span] = run
+    found: npt.NDArray[np.bool_] = event.hits | (paid >= 0) & (paid != run_of[:, None])
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,8 +59,25 @@ def test_the_demo_answers_many_as_it_answers_one():
             assert_same_run(one, other)
 
 
-def test_each_prompt_has_its_own_options(engine):
-    """Seed, temperature, penalties, stop words and length are a prompt's own."""
+class FailsTogether:
+    """MLX, but it evaluates nothing for several prompts at once."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(mx, name)
+
+    def eval(self, *_: object) -> None:
+        """Refuse."""
+        raise RuntimeError("not together")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_each_prompt_has_its_own_options(engine, together, monkeypatch):
+    """Seed, temperature, penalties, stop words and length are a prompt's own.
+
+    Also where what they choose from cannot be evaluated together, and each is asked again.
+    """
+    if not together:
+        monkeypatch.setattr("outlier_jupyter.engine.batch.mx", FailsTogether())
     each = [
         {"seed": 1, "temperature": 1.0}, {"seed": 2, "temperature": 0.7, "max_tokens": 5},
         {"repetition_penalty": 1.5}, {"stop": ("a", "e")},
