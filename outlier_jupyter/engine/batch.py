@@ -83,10 +83,11 @@ class Lane:
             mx.random.seed(others)
 
     def begin_choice(self, tokens: list[int], logits: mx.array) -> object:
-        """As `Decoding.begin_choice`; an error of this run alone becomes `error`."""
+        """What `choose` will evaluate, lazy; an error of this run alone becomes `error`."""
+        decoding = self.run.decoding
         try:
             with self.own_randomness():
-                return self.run.decoding.begin_choice(tokens, logits)
+                return decoding.next_token.begin(decoding.read, tokens, logits[:, -1, :])
         except Exception as error:
             self.error = error
             return []
@@ -339,7 +340,7 @@ def _begin_choices(choices: Sequence[tuple[Lane, list[int], mx.array]]) -> None:
         mx.random.seed(shared)
         for (lane, *_), key in zip(choices, keys, strict=True):
             lane.key = key
-            lane.run.decoding.forget_choice()
+            lane.run.decoding.next_token.forget()
 
 
 def _random_key() -> int:

@@ -73,6 +73,7 @@ class Decoding:
         read: ids of this run that the model has processed: the KV cache contains them.
         generated: ids sampled so far; `text_ends`, the length of the text after each.
         transcript: the text so far; `segments`, what its parts are.
+        next_token: chooses the next one.
         budget: ends the thinking after some tokens; None without a limit.
         finish_reason: "" until the run ends normally.
         kept: the beginning of the text, which was there before.
@@ -119,18 +120,18 @@ class Decoding:
         self._clock = clock
         self._check, self._relieve = check, relieve
         self._reference = reference
-        self._next = NextToken(sampling, options.alternatives, reused)
+        self.next_token = NextToken(sampling, options.alternatives, reused)
         self._predicted: Predicted | None = None
         if options.thinking_budget is not None and closing:
             most = options.thinking_budget
             self.budget = ThinkingBudget(most, closing, segments, self.generated)
-            self._next.processors.append(self.budget)
+            self.next_token.processors.append(self.budget)
         self._constraint: Constraint | None = None
         if sampling.matcher is not None:
             self._constraint = Constraint(
                 sampling.matcher, segments.answers, self.generated, sampling.openings
             )
-            self._next.processors.append(self._constraint)  # last: nothing may undo it
+            self.next_token.processors.append(self._constraint)  # last: nothing may undo it
         if options.seed is not None:
             mx.random.seed(options.seed)
 
@@ -228,21 +229,13 @@ class Decoding:
         """
         produced, numbers = -1, None
         if after is None:
-            produced, numbers = self._next.choose(self.read, tokens, logits[:, -1, :])
+            produced, numbers = self.next_token.choose(self.read, tokens, logits[:, -1, :])
         else:
             scored = after if self._options.score_prompt else []
-            numbers = self._next.read_only(logits, scored, [layer.state for layer in kv])
+            numbers = self.next_token.read_only(logits, scored, [layer.state for layer in kv])
         self.read += tokens
         self._predicted = None if numbers is None else Predicted(numbers)
         return produced
-
-    def begin_choice(self, tokens: list[int], logits: mx.array) -> object:
-        """What `choose` will evaluate for the same arguments, lazy; `forget_choice` drops it."""
-        return self._next.begin(self.read, tokens, logits[:, -1, :])
-
-    def forget_choice(self) -> None:
-        """`choose` begins anew: what was begun could not be evaluated."""
-        self._next.forget()
 
     def end_call(self, done: StepDone, events: Iterable[Event]) -> None:
         """Emit what ends a call: what the model found likely, the tap's `events`, and `done`."""
