@@ -69,7 +69,7 @@ def _by_layer(figure: go.Figure, pair: RoutingDivergence) -> go.Figure:
     hover += "by chance %{customdata[4]:.3~g}<extra></extra>"
     data = np.stack([pair.low, pair.high, pair.q, pair.js, pair.expected], axis=1)
     for mine, name, sign, colour in (
-        (sure, "beyond chance", "circle", EITHER.hit),
+        (sure, "beyond chance, by permutations", "circle", EITHER.hit),
         (~sure, "within chance", "circle-open", EITHER.top),
     ):
         figure.add_trace(
