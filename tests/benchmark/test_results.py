@@ -171,5 +171,8 @@ def test_memory_columns_go_from_the_most_to_the_least():
     ]
     found = report.by_memory(rows)
     assert [memory for memory, *_ in found] == ["all in RAM", "12 GiB", "8 GiB"]
-    assert {best["subject"] for *_, best in found} == {"llama.cpp, repacked"}
+    assert {best["subject"] for *_, best, _ in found} == {"llama.cpp, repacked"}
+    assert {edge["subject"] for *_, edge in found} == {report.EDGE}
+    without = report.by_memory([row for row in rows if row["subject"] != report.EDGE])
+    assert [edge for *_, edge in without] == [None, None, None]
     assert report.by_memory([row for row in rows if row["subject"] == "ours"]) == []
