@@ -167,6 +167,7 @@ def test_memory_columns_go_from_the_most_to_the_least():
             ("ours", "5"),
             ("llama.cpp, mmap", "3"),
             ("llama.cpp, repacked", "4"),
+            (report.EDGE, "9"),
         )
     ]
     found = report.by_memory(rows)
