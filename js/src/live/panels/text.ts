@@ -34,6 +34,8 @@ export class TextPanel {
   #colouring = "miss";
   #length = 0;
   #revealed: number | null = null;
+  /** Whether the playhead rested when it was. */
+  #settled = false;
   /** The step shown last; null if the view followed the run, undefined if it was out of sight. */
   #shown: number | null | undefined = null;
   #input!: DrawInput;
@@ -97,7 +99,7 @@ export class TextPanel {
     log.mark("oj-at", at === null ? [] : [at]);
     log.mark("oj-highlight", input.users ?? []);
     log.mark("oj-chosen", this.focus.chosen);
-    this.#show(at); // last, as it lays the text out
+    this.#show(at, input.resting); // last, as it lays the text out
     const followed = this.#shown !== null && at === null;
     this.#shown = at;
     if (followed) log.following = true; // the end is shown again
@@ -122,16 +124,18 @@ export class TextPanel {
     return used;
   }
 
-  /** Keep the playhead's token in sight. */
-  #show(at: number | null): void {
+  /** Keep the playhead's token in sight, also once the explanation beside it has its height. */
+  #show(at: number | null, resting: boolean): void {
     const left = this.#log.scrolledAt + LEFT_ALONE_MS > performance.now();
-    if (at !== null && at !== this.#revealed && !left) {
+    const settled = resting && !this.#settled;
+    if (at !== null && !left && (at !== this.#revealed || settled)) {
       this.#log.reveal(at);
       // The page guesses the heights of paragraphs out of sight, and knows them once they are in
       // sight.
       requestAnimationFrame(() => this.#revealed === at && this.#log.reveal(at));
     }
     this.#revealed = at;
+    this.#settled = resting;
   }
 
   #readout(input: DrawInput, colouring: Colouring): string {
