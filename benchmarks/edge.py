@@ -1,8 +1,8 @@
 """Runs BigMoeOnEdge, llama.cpp with an expert cache of its own, on the GGUF that llama.cpp has.
 
 Its program is named on the command line (`--edge build/cli/bmoe-cli`). It keeps dense weights and
-the least recently used experts in RAM, reads the rest past the page cache with four threads, and
-with `--overlap` computes meanwhile: the settings that its authors recommend for a computer.
+the most recently used experts in RAM, reads the rest past the page cache with four threads, and
+computes meanwhile (`--overlap`).
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ TOKEN = re.compile(r"<t(\d+)>")
 
 @dataclass
 class Edge:
-    """BigMoeOnEdge on a model's GGUF.
+    """BigMoeOnEdge on a model's GGUF, in so much memory.
 
     Attributes:
         peer: the model and its GGUF.
         program: the path of `bmoe-cli`.
+        limit: bytes that its process may take.
     """
 
     peer: Llama
     program: str
+    limit: int
     _cache: int = 0
 
-    def run(
-        self, text: BenchmarkText, prefix: tuple[str, ...], limit: int, threads: int
-    ) -> Numbers:
+    def run(self, text: BenchmarkText, prefix: tuple[str, ...], threads: int) -> Numbers:
         """One run with the largest cache with which the system does not kill it.
 
         Raises:
             Killed: it needs more memory than `limit` with a smaller cache, too.
             RuntimeError: it failed, or predicted other tokens than the text's.
         """
-        self._cache = self._cache or limit - self._dense - SPARE
+        self._cache = self._cache or self.limit - self._dense - SPARE
         for _ in range(TRIES):
             done = self._done(text, prefix, threads)
             if done.returncode != -signal.SIGKILL:
@@ -66,10 +66,6 @@ class Edge:
         if done.returncode:
             raise RuntimeError(f"BigMoeOnEdge failed ({done.returncode}): {done.stderr[-2000:]}")
         return self._numbers(text, done.stdout)
-
-    def forget(self) -> None:
-        """Try the largest cache again: the limit is another."""
-        self._cache = 0
 
     @property
     def _dense(self) -> int:

@@ -38,7 +38,7 @@ ABREAST = 24
 
 
 def compare(
-    peer: Llama, limit: int | None, rounds: int, threads: list[int], edge: Edge | None
+    peer: Llama, limit: int | None, rounds: int, threads: list[int], program: str | None
 ) -> list[Row]:
     """Run ours and theirs in turn, all in RAM or under a limit of so many bytes."""
     subjects: dict[str, Callable[[int, tuple[str, ...]], Numbers]] = {}
@@ -59,10 +59,10 @@ def compare(
                 sections.text_of(made, number, tokens=TOKENS), prefix,
                 threads=count, mmap=mmap, repack=not mmap,
             )  # fmt: skip
-    if edge is not None and limit is not None:
-        edge.forget()
+    if program is not None and limit is not None:
+        edge = Edge(peer, program, int(FILLED * limit))
         subjects[EDGE] = lambda number, prefix: edge.run(
-            sections.text_of(made, number, tokens=TOKENS), prefix, int(FILLED * limit), threads[0]
+            sections.text_of(made, number, tokens=TOKENS), prefix, threads[0]
         )
     seen: dict[str, list[Numbers]] = {name: [] for name in subjects}
     for number in range(rounds):
@@ -131,13 +131,12 @@ def main() -> int:
         return 0
     peer = Llama(make("30b", args.folder, source, layers=args.layers, report=say), args.python)
     peer.write(say)
-    edge = Edge(peer, args.edge) if args.edge else None
     limits = [int(float(gib) * GIB) or None for gib in args.limits.split(",")]
     with read_ahead(peer.gguf, READ_AHEAD_KB) as ahead:
         say(f"the disk reads {ahead} kB ahead")
         for limit in limits:
             counts = threads[:1] if limit is None else threads
-            keep("peers", compare, peer, limit, args.rounds, counts, edge)
+            keep("peers", compare, peer, limit, args.rounds, counts, args.edge)
     return 0
 
 

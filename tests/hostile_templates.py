@@ -23,7 +23,7 @@ LARGE = (
     "{{ ('a ' * 100000)|wordwrap(1, wrapstring='y' * 100000) }}",
     "{{ ('http://a.b ' * 100000)|urlize(rel='y' * 100000) }}",
     "{{ ('x' * 1000000).translate({120: 'y' * 1000000}) }}", "{{ ('a,' * 8000000).split(',') }}",
-    "{{ ('a ' * 8000000).split() }}", "{{ ('a,' * 8000000).rsplit(sep=',', maxsplit=9000000) }}",
+    "{{ ('a ' * 8000000).split() }}", "{{ ('a,' * 1500000).split(',')|length }}", "{{ ('a,' * 8000000).rsplit(sep=',', maxsplit=9000000) }}",
     "{{ ('ab,' * 5000000).split(',') }}", "{{ ('ab\n' * 5000000).splitlines() }}",
     "{{ ('x' * 16000000)|list|length }}", "{{ ('x' * 16000000)|sort }}",
     *(BIG + rest for rest in (

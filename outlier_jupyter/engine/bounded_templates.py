@@ -37,7 +37,7 @@ MOST_BITS = 100_000
 """The most bits of a number."""
 POINTER = 8
 MOST_PIECES = 1_000_000
-"""The most pieces that a text may be cut into: each takes about 60 bytes."""
+"""The most items of a list: a piece that a text is cut into takes about 60 bytes."""
 SCALAR = 30
 """Characters that a number or a name takes, at most about."""
 WIDTHS = {
@@ -116,7 +116,7 @@ def weight(value: Any) -> int:
 def made(found: Any) -> Any:
     """What an operation made, itself, if it is not too much."""
     if isinstance(found, str | list):
-        check(len(found) * (1 if isinstance(found, str) else POINTER))
+        check(len(found) * (1 if isinstance(found, str) else MOST // MOST_PIECES))
     return found
 
 

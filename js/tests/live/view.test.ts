@@ -143,6 +143,30 @@ test("a finished run is shown from its snapshot alone", async () => {
   expect(model.sent).toEqual([]);
 });
 
+test("a run that is over says while it is replayed that it is", async () => {
+  const frame = { ...run.next(40, true, true), snapshot: true, since: 0 };
+  open({ status: "length", snapshot: new DataView(encode(frame).buffer) });
+  await drawn();
+  const status = () => text(".oj-status");
+  expect(status()).toBe("Done, token limit reached");
+  $(".oj-play").click();
+  await expect.poll(status, { interval: 10 }).toBe("Done, token limit reached · replaying");
+  await expect.poll(status, { timeout: 20_000 }).toBe("Done, token limit reached");
+});
+
+test("fewer reads than misses are explained", async () => {
+  const frame = { ...run.next(6, true, true), snapshot: true, since: 0 };
+  frame.totals = { ...frame.totals, lookups: 100, hits: 60, reads: 30 };
+  open({ status: "length", snapshot: new DataView(encode(frame).buffer) });
+  await drawn();
+  const titles = [...host.querySelectorAll(".oj-number .oj-value")].map(
+    (each) => (each as HTMLElement).title,
+  );
+  expect(
+    titles.some((title) => /^30.reads for 40 misses: tokens read together share one$/.test(title)),
+  ).toBe(true);
+});
+
 test("the last snapshot is taken with its status", async () => {
   open();
   push(5, false);
